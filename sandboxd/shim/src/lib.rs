@@ -1,0 +1,1 @@
+//! What daemon and shim say to each other.

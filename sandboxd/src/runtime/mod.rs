@@ -1,0 +1,110 @@
+//! Makes the infra container of a pod and everything it stands in: the seam between the flow, which
+//! decides the order, and the kernel.
+//!
+//! [`Runtime`] makes, [`Infra`] is what was made. The native runtime drives one `sandboxd-shim` per pod.
+//! An OCI runtime (`runc`, `crun`) is another implementation of the same two traits.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::pod::model::{NsKind, PodId, Sysfs};
+use crate::pod::spec::PodSpec;
+
+/// What the flow wants made.
+#[derive(Debug, Clone)]
+pub struct InfraPlan {
+    pub pod: PodId,
+    pub spec: PodSpec,
+    /// The pod's directory under the state directory: the shim's socket lives there.
+    pub dir: PathBuf,
+    pub network: NetworkPlan,
+    /// Contents of the pod's /etc/resolv.conf and /etc/hostname.
+    pub resolv_conf: Vec<u8>,
+    pub hostname: String,
+}
+
+/// Where the network namespace comes from.
+#[derive(Debug, Clone)]
+pub enum NetworkPlan {
+    /// A new one, made together with the user namespace and owned by it.
+    New,
+    /// The host's.
+    Host,
+    /// One made earlier (the network-first flow).
+    Join(Arc<OwnedFd>),
+}
+
+/// What a handler can do, as CRI Status reports it. True only where a self-test passed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HandlerFeatures {
+    pub recursive_read_only_mounts: bool,
+    pub user_namespaces: bool,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+    /// It ended while nobody could see how.
+    Unknown,
+}
+
+/// Makes infra containers.
+#[tonic::async_trait]
+pub trait Runtime: Send + Sync + std::fmt::Debug {
+    /// Makes all namespaces of the plan (user first), the root file system with /sys and /proc, and stops
+    /// before exec. On an error nothing is left.
+    async fn create(&self, plan: &InfraPlan) -> Result<Arc<dyn Infra>, RuntimeError>;
+
+    /// Finds a pod's infra container again after a restart of the daemon.
+    async fn adopt(&self, pod: &PodId, dir: &Path) -> Result<Arc<dyn Infra>, RuntimeError>;
+
+    fn features(&self) -> HandlerFeatures;
+}
+
+/// A made infra container, created or running.
+#[tonic::async_trait]
+pub trait Infra: Send + Sync + std::fmt::Debug {
+    /// Pids in the host's pid namespace, for display and attribution: never to act on.
+    fn shim_pid(&self) -> i32;
+    fn infra_pid(&self) -> i32;
+    fn pidfd(&self) -> BorrowedFd<'_>;
+    /// How /sys came into the pod.
+    fn sysfs(&self) -> Sysfs;
+    /// A namespace of the infra container, through its pidfd. Fails once the process is gone.
+    fn namespace(&self, kind: NsKind) -> Result<OwnedFd, RuntimeError>;
+    /// Execs the pause.
+    async fn start(&self) -> Result<(), RuntimeError>;
+    /// Kills the infra container (with it everything in its pid namespace), waits for its end, lets the
+    /// shim go. Idempotent.
+    async fn kill(&self) -> Result<(), RuntimeError>;
+    /// Waits until the infra container has ended. Cancel safe; may be called by several.
+    async fn wait(&self) -> Exit;
+}
+
+/// Why the runtime could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// A step inside the pod failed: `step` names the call and its object ("mount sysfs on /sys").
+    #[error("{step} (in the pod's infra container, pid {pid})")]
+    InPod {
+        step: String,
+        pid: i32,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{action}")]
+    Io {
+        action: String,
+        #[source]
+        source: std::io::Error,
+    },
+    /// The shim is gone or does not answer.
+    #[error("the pod's shim {problem}")]
+    Shim { problem: String },
+    /// The spec asks for what this runtime or machine cannot do.
+    #[error("{what}")]
+    Unsupported { what: String },
+}
