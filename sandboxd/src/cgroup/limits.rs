@@ -20,7 +20,7 @@ pub(super) struct Write {
     pub value: String,
 }
 
-fn write(controller: &str, file: &str, value: impl ToString) -> Write {
+fn write(controller: &str, file: &str, value: &dyn ToString) -> Write {
     Write { controller: controller.to_owned(), file: file.to_owned(), value: value.to_string() }
 }
 
@@ -96,13 +96,13 @@ impl Limits {
             return Err(CgroupError::UnifiedOnV1 { keys, layout });
         }
         let mut writes = Vec::new();
-        writes.extend(self.shares.map(|v| write("cpu", "cpu.shares", v)));
-        writes.extend(self.period.map(|v| write("cpu", "cpu.cfs_period_us", v)));
-        writes.extend(self.quota.map(|v| write("cpu", "cpu.cfs_quota_us", v)));
-        writes.extend(self.memory.map(|v| write("memory", "memory.limit_in_bytes", v)));
+        writes.extend(self.shares.map(|v| write("cpu", "cpu.shares", &v)));
+        writes.extend(self.period.map(|v| write("cpu", "cpu.cfs_period_us", &v)));
+        writes.extend(self.quota.map(|v| write("cpu", "cpu.cfs_quota_us", &v)));
+        writes.extend(self.memory.map(|v| write("memory", "memory.limit_in_bytes", &v)));
         // No limit is the state of a new cgroup: nothing to write, no swap accounting needed.
         let both = self.both.filter(|b| *b > 0);
-        writes.extend(both.map(|v| write("memory", "memory.memsw.limit_in_bytes", v)));
+        writes.extend(both.map(|v| write("memory", "memory.memsw.limit_in_bytes", &v)));
         writes.extend(self.cpus.as_ref().map(|v| write("cpuset", "cpuset.cpus", v)));
         writes.extend(self.mems.as_ref().map(|v| write("cpuset", "cpuset.mems", v)));
         for (size, limit) in &self.hugepages {
@@ -114,14 +114,14 @@ impl Limits {
     /// The files of cgroup v2.
     pub(super) fn v2(&self) -> Result<Vec<Write>, CgroupError> {
         let mut writes = Vec::new();
-        writes.extend(self.shares.map(|v| write("cpu", "cpu.weight", weight(v))));
+        writes.extend(self.shares.map(|v| write("cpu", "cpu.weight", &weight(v))));
         if self.quota.is_some() || self.period.is_some() {
             let quota = self.quota.map_or("max".to_owned(), |q| q.to_string());
-            writes.push(write("cpu", "cpu.max", format!("{quota} {}", self.period.unwrap_or(PERIOD))));
+            writes.push(write("cpu", "cpu.max", &format!("{quota} {}", self.period.unwrap_or(PERIOD))));
         }
-        writes.extend(self.memory.map(|v| write("memory", "memory.max", v)));
+        writes.extend(self.memory.map(|v| write("memory", "memory.max", &v)));
         if let (Some(both), Some(memory)) = (self.both.and_then(|b| u64::try_from(b).ok()), self.memory) {
-            writes.push(write("memory", "memory.swap.max", both.saturating_sub(memory)));
+            writes.push(write("memory", "memory.swap.max", &both.saturating_sub(memory)));
         }
         writes.extend(self.cpus.as_ref().map(|v| write("cpuset", "cpuset.cpus", v)));
         writes.extend(self.mems.as_ref().map(|v| write("cpuset", "cpuset.mems", v)));

@@ -116,7 +116,8 @@ fn start_arguments(unit: &Unit, limits: &Limits, v2: bool, pid: i32) -> Vec<Stri
 
 fn call(busctl: &Path, method: &'static str, unit: &Unit, arguments: &[String]) -> Result<(), CgroupError> {
     let output = Command::new(busctl)
-        .args(["--system", "--quiet", &format!("--timeout={}", WITHIN.as_secs()), "call", "--"])
+        // "--": a value may begin with a dash ("-.slice").
+        .args(["--system", "--quiet", &format!("--timeout={}", WITHIN.as_secs()), "--", "call"])
         .args(["org.freedesktop.systemd1", "/org/freedesktop/systemd1"])
         .args(["org.freedesktop.systemd1.Manager", method])
         .args(arguments)

@@ -46,7 +46,7 @@ pub enum NetworkError {
         source: std::io::Error,
     },
     #[error("CNI plugin {plugin} failed on {verb}: {report}")]
-    Plugin { plugin: String, verb: Verb, report: PluginReport },
+    Plugin { plugin: String, verb: Verb, report: Box<PluginReport> },
     #[error(
         "CNI plugin {plugin} had not finished {verb} when the {} ms for the whole chain were over; \
          its process group was killed{}", .allowed.as_millis(), said(.stderr)

@@ -154,7 +154,11 @@ impl Plugins {
                 if status.success() {
                     Ok(stdout)
                 } else {
-                    Err(NetworkError::Plugin { plugin, verb, report: report(status, &stdout, &stderr) })
+                    Err(NetworkError::Plugin {
+                        plugin,
+                        verb,
+                        report: Box::new(report(status, &stdout, &stderr)),
+                    })
                 }
             }
             Ok(Ok(None)) => {
