@@ -17,7 +17,7 @@ fn real(test: &str) -> Option<Cgroups> {
     let cgroups = match Cgroups::detect(&settings) {
         Ok(cgroups) => cgroups,
         Err(error) => {
-            eprintln!("SKIPPED: {test}: {error}");
+            skipped(test, &error.to_string());
             return None;
         }
     };
@@ -25,10 +25,16 @@ fn real(test: &str) -> Option<Cgroups> {
     if !rustix::process::geteuid().is_root()
         || rustix::fs::access(mount, rustix::fs::Access::WRITE_OK).is_err()
     {
-        eprintln!("SKIPPED: {test}: needs root and a writable {}", mount.display());
+        skipped(test, &format!("needs root and a writable {}", mount.display()));
         return None;
     }
     Some(cgroups)
+}
+
+/// Says that a test did not run, past the harness's capture.
+fn skipped(test: &str, reason: &str) {
+    let line = format!("SKIPPED: {test}: {reason}\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
 }
 
 struct Sleeper(Child);
@@ -58,7 +64,7 @@ fn exists_anywhere(cgroups: &Cgroups, path: &str) -> bool {
 fn a_pods_cgroup_lives_and_goes_in_every_hierarchy() {
     let Some(cgroups) = real("cgroup") else { return };
     if cgroups.inner.layout.v1_of("memory").is_none() {
-        eprintln!("SKIPPED: cgroup: no memory controller on v1 here ({})", cgroups.describe());
+        skipped("cgroup", &format!("no memory controller on v1 here ({})", cgroups.describe()));
         return;
     }
     let planned = cgroups.plan("/sntcg-parent/inner", &pod("sntcg1")).unwrap();
@@ -115,7 +121,7 @@ fn a_pods_cgroup_lives_and_goes_in_every_hierarchy() {
 fn what_v1_cannot_do_is_an_error_and_leaves_nothing() {
     let Some(cgroups) = real("cgroup errors") else { return };
     if cgroups.inner.layout.is_v2() {
-        eprintln!("SKIPPED: cgroup errors: this machine is v2");
+        skipped("cgroup errors", "this machine is v2");
         return;
     }
     let planned = cgroups.plan("/sntcg-errors", &pod("sntcg2")).unwrap();

@@ -8,14 +8,14 @@
 //! ```
 //!
 //! - [`Network::prepare`] puts the intent on disk before any plugin runs ([`lease`]).
-//! - [`Network::add`] runs the chain ([`chain`], [`exec`]); whoever gets an error from it calls
+//! - [`Network::add`] runs the chain (`chain`, `exec`); whoever gets an error from it calls
 //!   [`Network::del`], which undoes whatever part was done.
 //! - [`Network::del`] runs in a task and under a deadline of its own, with what ADD was given. The lease
 //!   goes only when all plugins have succeeded, so an address is never forgotten: at start, leases
 //!   ([`Network::leases`]) without a pod get DEL again.
 //!
 //! Pods do not wait for each other; the operations of one pod take turns, as the CNI specification asks.
-//! Which network is used, and whether it is ready, is [`readiness`]'s.
+//! Which network is used, and whether it is ready, is `readiness`'s.
 
 pub mod conf;
 pub mod dns;

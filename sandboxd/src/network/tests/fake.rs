@@ -133,13 +133,31 @@ async fn a_hanging_plugin_dies_with_its_children() {
     assert!(matches!(&error, NetworkError::Timeout { plugin, .. } if plugin == "two"), "{error}");
     assert!(error.to_string().contains("700 ms") && error.to_string().contains("slow"), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(5));
-    let child = bed.log("two.child");
-    let gone = (0..100).any(|_| {
+    assert!(ended(&bed.log("two.child")), "the plugin's child lives on");
+}
+
+/// Waits for a process to be gone or a zombie.
+fn ended(pid: &str) -> bool {
+    (0..100).any(|_| {
         std::thread::sleep(Duration::from_millis(20));
-        let stat = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
         stat.is_empty() || stat.contains(" Z ")
-    });
-    assert!(gone, "the plugin's child {} lives on", child.trim());
+    })
+}
+
+#[tokio::test]
+async fn an_add_that_is_given_up_takes_its_plugin_along() {
+    let bed = chain();
+    bed.plugin("two", "echo $$ > $log.pid; sleep 300");
+    let network = bed.network();
+    let lease = network.prepare(&pod("p1"), &spec()).await.unwrap();
+    let given_up = tokio::time::timeout(Duration::from_secs(1), network.add(&lease, netns())).await;
+    assert!(given_up.is_err());
+    let pid = bed.log("two.pid");
+    assert!(!pid.is_empty() && ended(&pid), "plugin {pid} lives on");
+    bed.plugin("two", "true");
+    network.del(&pod("p1"), None).await.unwrap();
+    assert_eq!(bed.leases_left(), 0);
 }
 
 #[tokio::test]

@@ -24,11 +24,11 @@ impl Real {
             .filter(|p| !BIN.iter().any(|dir| Path::new(dir).join(p).exists()))
             .collect();
         if !missing.is_empty() {
-            eprintln!("SKIPPED: {test}: CNI plugins missing: {}", missing.join(", "));
+            skipped(test, &format!("CNI plugins missing: {}", missing.join(", ")));
             return None;
         }
         if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: {test}: needs root");
+            skipped(test, "needs root");
             return None;
         }
         Some(Self { bed: Bed::new(), bridge: bridge.to_owned(), pins: Vec::new() })
@@ -37,9 +37,12 @@ impl Real {
     fn network(&self, conf: &str, text: &str) -> Arc<Network> {
         let data = self.bed.path("ipam");
         self.bed.conf(conf, &text.replace("BRIDGE", &self.bridge).replace("DATA", data.to_str().unwrap()));
-        let mut settings = self.bed.settings();
-        settings.bin_dirs = BIN.iter().map(PathBuf::from).collect();
-        Network::new(settings).unwrap()
+        Network::new(self.settings()).unwrap()
+    }
+
+    fn settings(&self) -> NetworkSettings {
+        let bin_dirs = BIN.iter().map(PathBuf::from).collect();
+        NetworkSettings { bin_dirs, ..self.bed.settings() }
     }
 
     fn netns(&mut self, name: &str) -> PathBuf {
@@ -67,6 +70,18 @@ impl Real {
 
 impl Drop for Real {
     fn drop(&mut self) {
+        // A test that failed half-way leaves leases: what they stand for must not stay on the machine.
+        let settings = self.settings();
+        let undo = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let network = Network::new(settings).unwrap();
+                for lease in network.leases().unwrap() {
+                    let _ = network.del(&lease.pod, None).await;
+                }
+            });
+        });
+        let _ = undo.join();
         for pin in &self.pins {
             let _ = Command::new("umount").arg("-q").arg(pin).status();
         }
@@ -104,7 +119,11 @@ async fn dual_stack_with_a_host_port_and_everything_released() {
     spec.port_mappings =
         vec![PortMapping { protocol: Protocol::Tcp, container_port: 80, host_port: 20_180, host_ip: None }];
     let id = pod("sntdual1");
+    // The first one waits for the plugins' VERSION answers.
+    network.prepare(&id, &spec).await.unwrap();
+    let begun = Instant::now();
     let lease = network.prepare(&id, &spec).await.unwrap();
+    eprintln!("prepare: {:?}", begun.elapsed());
     let attached = network.add(&lease, &netns).await.unwrap();
     eprintln!("ADD of bridge, host-local, portmap: {:?}", attached.cni);
     assert_eq!(attached.ips.len(), 2);
