@@ -1,0 +1,242 @@
+//! The file operations on a hierarchy: make, write, attach, remove.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::error::CgroupError;
+use super::layout::Layout;
+use super::limits::Write;
+use super::path::{DEFAULT, PodCgroup};
+
+/// Another pod's end may take the empty default parent away between making it and making what is in it.
+const MAKE_TRIES: u32 = 20;
+/// How long removal waits for processes that were killed to be gone.
+const REMOVE_WITHIN: Duration = Duration::from_secs(3);
+/// A process that is still being forked cannot be moved (EINVAL, TASK_NEW).
+const ATTACH_TRIES: u32 = 5;
+/// What a pod can nest in its own cgroup is its affair; a daemon does not recurse without an end.
+const MAX_DEPTH: u32 = 64;
+
+fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError::Io { action, path: path.clone(), source }
+}
+
+/// Writes one value. The kernel takes it whole or not at all.
+pub(super) fn put(path: &Path, value: &str) -> Result<(), CgroupError> {
+    let open = fs::OpenOptions::new().write(true).open(path);
+    open.and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()))
+        .map_err(|source| CgroupError::Write { value: value.to_owned(), path: path.to_owned(), source })
+}
+
+/// Makes the pod's directory in every hierarchy, with its parents.
+pub(super) fn make(layout: &Layout, cgroup: &PodCgroup) -> Result<(), CgroupError> {
+    for hierarchy in &layout.v1 {
+        let cpuset = hierarchy.controllers.contains("cpuset");
+        make_down(
+            &hierarchy.mount,
+            cgroup,
+            |parent, dir| {
+                if cpuset { inherit_cpuset(parent, dir) } else { Ok(()) }
+            },
+        )?;
+    }
+    if let Some(mount) = &layout.v2 {
+        // On a hybrid machine cgroup2 has no controllers, so this enables nothing.
+        make_down(mount, cgroup, |parent, _| enable_controllers(parent))?;
+    }
+    Ok(())
+}
+
+fn make_down(
+    mount: &Path,
+    cgroup: &PodCgroup,
+    prepare: impl Fn(&Path, &Path) -> Result<(), CgroupError>,
+) -> Result<(), CgroupError> {
+    let mut tries = 0;
+    'again: loop {
+        tries += 1;
+        let mut parent = mount.to_owned();
+        for part in cgroup.path().split('/').filter(|p| !p.is_empty()) {
+            let dir = parent.join(part);
+            match fs::create_dir(&dir) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound && tries < MAKE_TRIES => continue 'again,
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(io_error("making cgroup", &dir)(e));
+                }
+                _ => {}
+            }
+            match prepare(&parent, &dir) {
+                Err(_) if tries < MAKE_TRIES && !dir.exists() => continue 'again,
+                outcome => outcome?,
+            }
+            parent = dir;
+        }
+        return Ok(());
+    }
+}
+
+/// A new v1 cpuset is empty, and takes no process before it has CPUs and memory nodes (cpuset(7)).
+fn inherit_cpuset(parent: &Path, dir: &Path) -> Result<(), CgroupError> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let read = |dir: &Path| {
+            let path = dir.join(file);
+            fs::read_to_string(&path).map_err(io_error("reading", &path))
+        };
+        if read(dir)?.trim().is_empty() {
+            put(&dir.join(file), read(parent)?.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// Hands all controllers a v2 cgroup has to its children. One by one: one that cannot be handed on (a
+/// threaded child, processes in the cgroup itself) must not keep the others; a limit that needs it fails
+/// by name later.
+fn enable_controllers(dir: &Path) -> Result<(), CgroupError> {
+    let read = |file: &str| {
+        let path = dir.join(file);
+        fs::read_to_string(&path).map_err(io_error("reading", &path))
+    };
+    let enabled = read("cgroup.subtree_control")?;
+    for controller in read("cgroup.controllers")?.split_whitespace() {
+        if !enabled.split_whitespace().any(|c| c == controller)
+            && let Err(error) = put(&dir.join("cgroup.subtree_control"), &format!("+{controller}"))
+        {
+            tracing::debug!(controller, dir = %dir.display(), %error, "controller not handed on");
+        }
+    }
+    Ok(())
+}
+
+/// Sets the limits of the pod's cgroup.
+pub(super) fn limit(layout: &Layout, cgroup: &PodCgroup, writes: &[Write]) -> Result<(), CgroupError> {
+    for write in writes {
+        let dir = directory_of(layout, cgroup, &write.controller);
+        let path = dir.as_ref().map(|dir| dir.join(&write.file));
+        match (dir, path) {
+            (_, Some(path)) if path.exists() => put(&path, &write.value)?,
+            // No huge pages where none can be had: kubelet sends a 0 for every page size.
+            _ if write.controller == "hugetlb" && write.value == "0" => {}
+            (Some(dir), _) if has_controller(layout, &dir, &write.controller) => {
+                let (file, value) = (write.file.clone(), write.value.clone());
+                return Err(CgroupError::NoFile { file, value, dir });
+            }
+            (dir, _) => {
+                return Err(CgroupError::NoController {
+                    controller: write.controller.clone(),
+                    file: write.file.clone(),
+                    value: write.value.clone(),
+                    layout: layout.name(),
+                    dir: dir.unwrap_or_else(|| PathBuf::from(cgroup.path())),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn directory_of(layout: &Layout, cgroup: &PodCgroup, controller: &str) -> Option<PathBuf> {
+    let mount = if layout.is_v2() {
+        layout.v2.as_deref()
+    } else {
+        layout.v1_of(controller).map(|h| h.mount.as_path())
+    };
+    mount.map(|mount| cgroup.below(mount))
+}
+
+fn has_controller(layout: &Layout, dir: &Path, controller: &str) -> bool {
+    let listed = || fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+    !layout.is_v2() || listed().split_whitespace().any(|c| c == controller)
+}
+
+/// Moves a process into the pod's cgroup of every hierarchy.
+pub(super) fn attach(layout: &Layout, cgroup: &PodCgroup, pid: i32) -> Result<(), CgroupError> {
+    for mount in layout.mounts() {
+        let procs = cgroup.below(mount).join("cgroup.procs");
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match put(&procs, &pid.to_string()) {
+                Err(CgroupError::Write { source, .. })
+                    if source.raw_os_error() == Some(libc::EINVAL) && tries < ATTACH_TRIES =>
+                {
+                    sleep(Duration::from_millis(10));
+                }
+                outcome => break outcome?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes the pod's cgroup, with what the pod made inside it, from every hierarchy, and the default
+/// parent where it is empty. Idempotent.
+pub(super) fn remove(layout: &Layout, cgroup: &PodCgroup) -> Result<(), CgroupError> {
+    let begun = Instant::now();
+    let mut outcome = Ok(());
+    for mount in layout.mounts() {
+        let dir = cgroup.below(mount);
+        let removed = remove_patiently(&dir, begun);
+        // The other hierarchies are worth removing all the same.
+        outcome = outcome.and(removed);
+        if cgroup.default_parent {
+            // Fails where another pod is in it, which is right.
+            let _ = fs::remove_dir(mount.join(DEFAULT.trim_start_matches('/')));
+        }
+    }
+    outcome
+}
+
+fn remove_patiently(dir: &Path, begun: Instant) -> Result<(), CgroupError> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match remove_tree(dir, 0) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::ENOTEMPTY)) => {
+                if begun.elapsed() >= REMOVE_WITHIN {
+                    let millis = begun.elapsed().as_millis();
+                    return Err(CgroupError::Busy { path: dir.to_owned(), millis });
+                }
+                sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(100));
+            }
+            Err(e) => return Err(io_error("removing cgroup", dir)(e)),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+/// rmdir from the leaves up. A cgroup's files are no entries for rmdir.
+fn remove_tree(dir: &Path, depth: u32) -> io::Result<()> {
+    match fs::remove_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if !matches!(e.raw_os_error(), Some(libc::EBUSY | libc::ENOTEMPTY)) => return Err(e),
+        Err(e) if depth >= MAX_DEPTH => return Err(e),
+        Err(_) => {}
+        Ok(()) => return Ok(()),
+    }
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path(), depth + 1)?;
+        }
+    }
+    match fs::remove_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Kills everything in the pod's cgroup at once (`cgroup.kill`, kernel 5.14). False: no cgroup2, or an
+/// older kernel.
+pub(super) fn kill(layout: &Layout, cgroup: &PodCgroup) -> Result<bool, CgroupError> {
+    let Some(mount) = &layout.v2 else { return Ok(false) };
+    let file = cgroup.below(mount).join("cgroup.kill");
+    if !file.exists() {
+        return Ok(false);
+    }
+    put(&file, "1").map(|()| true)
+}

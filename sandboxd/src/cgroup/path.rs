@@ -1,0 +1,181 @@
+//! Where a pod's cgroup goes: below the parent that kubelet names, in the driver's way of naming.
+
+use std::path::{Path, PathBuf};
+
+use crate::pod::model::PodId;
+
+use super::Driver;
+use super::error::CgroupError;
+
+/// The parent of pods without one.
+pub(super) const DEFAULT: &str = "/sandboxd";
+const DEFAULT_SLICE: &str = "sandboxd.slice";
+
+/// The planned cgroup of a pod. The same parent and pod always give the same plan, so that a restarted
+/// daemon finds what it made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodCgroup {
+    /// Below each hierarchy's mount point, with a leading '/'.
+    path: String,
+    /// The daemon's own default parent, removed when empty.
+    pub(super) default_parent: bool,
+    pub(super) unit: Option<Unit>,
+}
+
+/// The systemd scope of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unit {
+    pub scope: String,
+    pub slice: String,
+}
+
+impl PodCgroup {
+    /// The cgroup's path as the kernel shows it in /proc/PID/cgroup.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Its directory in a hierarchy.
+    pub(super) fn below(&self, mount: &Path) -> PathBuf {
+        mount.join(self.path.trim_start_matches('/'))
+    }
+}
+
+/// Plans a pod's cgroup.
+pub(super) fn plan(driver: Driver, parent: &str, pod: &PodId) -> Result<PodCgroup, CgroupError> {
+    let id = pod.as_str();
+    if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+        return Err(CgroupError::BadParent {
+            parent: id.to_owned(),
+            problem: "the pod's id is no file name",
+        });
+    }
+    match driver {
+        Driver::Cgroupfs => {
+            let clean = cgroupfs_parent(parent)?;
+            let default_parent = parent.is_empty();
+            Ok(PodCgroup {
+                path: format!("{}/{id}", clean.trim_end_matches('/')),
+                default_parent,
+                unit: None,
+            })
+        }
+        Driver::Systemd => {
+            let slice = if parent.is_empty() { DEFAULT_SLICE } else { parent };
+            let scope = format!("sandboxd-{id}.scope");
+            let expanded = expand_slice(slice)?;
+            let path = format!("{}/{scope}", expanded.trim_end_matches('/'));
+            Ok(PodCgroup { path, default_parent: false, unit: Some(Unit { scope, slice: slice.to_owned() }) })
+        }
+    }
+}
+
+/// Cleans a cgroupfs path: absolute, no empty or "." components; ".." could climb out and is refused.
+fn cgroupfs_parent(parent: &str) -> Result<String, CgroupError> {
+    if parent.is_empty() {
+        return Ok(DEFAULT.to_owned());
+    }
+    let bad = |problem| CgroupError::BadParent { parent: parent.to_owned(), problem };
+    if parent.bytes().any(|b| b.is_ascii_control()) {
+        return Err(bad("it has control characters"));
+    }
+    let parts: Vec<&str> = parent.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+    if parts.contains(&"..") {
+        return Err(bad("'..' would lead out of the parent"));
+    }
+    if parts.last().is_some_and(|p| p.ends_with(".slice")) {
+        return Err(CgroupError::SliceForCgroupfs { parent: parent.to_owned() });
+    }
+    Ok(format!("/{}", parts.join("/")))
+}
+
+/// "a-b.slice" is the cgroup "/a.slice/a-b.slice"; "-.slice" is the root (systemd.slice(5)).
+fn expand_slice(slice: &str) -> Result<String, CgroupError> {
+    let wrong = || CgroupError::PathForSystemd { parent: slice.to_owned() };
+    let name = slice.strip_suffix(".slice").filter(|n| !n.is_empty()).ok_or_else(wrong)?;
+    if name == "-" {
+        return Ok("/".to_owned());
+    }
+    if name.contains('/') {
+        return Err(wrong());
+    }
+    let bad = |problem| CgroupError::BadParent { parent: slice.to_owned(), problem };
+    // Unit names: letters, digits, and ":-_.\" (systemd.unit(5)).
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_' | '.' | '\\' | '@');
+    if !name.chars().all(valid) || slice.len() > 255 {
+        return Err(bad("it is no name of a systemd unit"));
+    }
+    let mut path = String::new();
+    let mut prefix = String::new();
+    for part in name.split('-') {
+        if part.is_empty() {
+            return Err(bad("a slice's name has no empty part between its dashes"));
+        }
+        prefix.push_str(part);
+        path.push_str(&format!("/{prefix}.slice"));
+        prefix.push('-');
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(driver: Driver, parent: &str) -> Result<String, CgroupError> {
+        plan(driver, parent, &PodId::from_string("p1".into())).map(|c| c.path().to_owned())
+    }
+
+    #[test]
+    fn cgroupfs_paths_are_cleaned_and_confined() {
+        for (parent, expected) in [
+            ("", "/sandboxd/p1"),
+            ("/kubepods/burstable/podx", "/kubepods/burstable/podx/p1"),
+            ("kubepods//./x/", "/kubepods/x/p1"),
+            ("/", "/p1"),
+        ] {
+            assert_eq!(path(Driver::Cgroupfs, parent).unwrap(), expected);
+        }
+        for parent in ["/a/../../b", "..", "a\nb"] {
+            let error = path(Driver::Cgroupfs, parent).unwrap_err();
+            assert!(matches!(error, CgroupError::BadParent { .. }), "{error}");
+        }
+        let error = path(Driver::Cgroupfs, "kubepods-pod1.slice").unwrap_err();
+        assert!(error.to_string().contains("cgroup driver is cgroupfs"), "{error}");
+    }
+
+    #[test]
+    fn slices_are_expanded_and_validated() {
+        for (parent, expected) in [
+            ("", "/sandboxd.slice/sandboxd-p1.scope"),
+            (
+                "kubepods-burstable-pod1_2.slice",
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/sandboxd-p1.scope",
+            ),
+            ("-.slice", "/sandboxd-p1.scope"),
+        ] {
+            assert_eq!(path(Driver::Systemd, parent).unwrap(), expected);
+        }
+        for parent in ["/kubepods/x", "kubepods", ".slice", "/a.slice"] {
+            let error = path(Driver::Systemd, parent).unwrap_err();
+            assert!(error.to_string().contains("cgroup driver is systemd"), "{error}");
+        }
+        for parent in ["a--b.slice", "-a.slice", "a-.slice", "a b.slice"] {
+            let error = path(Driver::Systemd, parent).unwrap_err();
+            assert!(matches!(error, CgroupError::BadParent { .. }), "{parent}: {error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_parent_leads_out(parent in "[a./\\-]{0,16}(slice)?") {
+            for driver in [Driver::Cgroupfs, Driver::Systemd] {
+                if let Ok(cgroup) = path(driver, &parent) {
+                    proptest::prop_assert!(cgroup.starts_with('/'));
+                    proptest::prop_assert!(!cgroup.split('/').any(|p| p == ".." || p == "."));
+                }
+            }
+        }
+    }
+}
