@@ -56,6 +56,8 @@ pub enum Wrong {
     NativeWithPath,
     #[error("this handler always has flow = \"network-first\" and runtime = \"native\": choose another name")]
     NetworkFirstChanged,
+    #[error("not an address and a port: write for example \"127.0.0.1:9465\", or leave the key empty")]
+    MetricsAddress,
     #[error("no such file: install it, or correct the path")]
     NoFile,
 }
@@ -128,6 +130,9 @@ impl Checker {
     fn others(&mut self, c: &Config) {
         if let Err(e) = c.log.level.parse::<tracing_subscriber::filter::Targets>() {
             self.add("log.level", &c.log.level, Wrong::LogFilter { reason: e.to_string() });
+        }
+        if !c.metrics_address.is_empty() && c.metrics().is_none() {
+            self.add("metrics_address", &c.metrics_address, Wrong::MetricsAddress);
         }
         if c.observer.history > HISTORY_MAX {
             self.add("observer.history", c.observer.history, Wrong::History);

@@ -11,6 +11,7 @@ mod duration;
 mod handlers;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub console_socket: PathBuf,
     pub socket_group: String,
     pub default_handler: String,
+    /// An address and a port, or empty ([`Config::metrics`]).
+    pub metrics_address: String,
     pub cni: Cni,
     pub cgroup: Cgroup,
     pub log: Log,
@@ -119,6 +122,7 @@ impl Default for Config {
             console_socket: "/run/sandboxd/console.sock".into(),
             socket_group: String::new(),
             default_handler: NATIVE.to_owned(),
+            metrics_address: String::new(),
             cni: Cni::default(),
             cgroup: Cgroup::default(),
             log: Log::default(),
@@ -214,6 +218,12 @@ impl Config {
         }
         let origin = path.unwrap_or(Path::new(DEFAULT_PATH)).display().to_string();
         Err(ConfigError::Values { origin, problems })
+    }
+
+    /// Where metrics are served; `None`: nowhere.
+    #[must_use]
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics_address.parse().ok()
     }
 
     /// The shim binary: as configured, else beside the daemon's own, else on the PATH.

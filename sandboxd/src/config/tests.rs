@@ -66,6 +66,7 @@ fn values_that_cannot_work_are_named() {
     one("[cni]\nbin_dirs = ['bin']", "cni.bin_dirs", Wrong::NotAbsolute);
     one("[cni]\nadd_timeout = '0s'", "cni.add_timeout", Wrong::Timeout);
     one("[cni]\ndel_timeout = '11m'", "cni.del_timeout", Wrong::Timeout);
+    one("metrics_address = 'localhost'", "metrics_address", Wrong::MetricsAddress);
     one("[observer]\nhistory = 2000000", "observer.history", Wrong::History);
     one("socket_group = 'no-such-group'", "socket_group", Wrong::NoGroup);
     one("[pod]\nshim_path = '/no/such/shim'", "pod.shim_path", Wrong::NoFile);

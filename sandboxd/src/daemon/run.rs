@@ -1,0 +1,72 @@
+//! Serving, and the way out.
+
+use std::time::Duration;
+
+use sandboxd_api::MAX_MESSAGE_SIZE;
+use sandboxd_api::cri::image_service_server::ImageServiceServer;
+use sandboxd_api::cri::runtime_service_server::RuntimeServiceServer;
+use sd_notify::NotifyState;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use super::accept::connections;
+use super::{Daemon, DaemonError, Signals};
+
+/// How long rpcs in flight may take to finish. Below systemd's 90 s, after which it kills.
+const DRAIN: Duration = Duration::from_secs(30);
+
+impl Daemon {
+    /// Serves until a signal comes, then drains: new connections are refused, rpcs in flight finish within
+    /// 30 seconds, pods live on. A second signal ends the wait.
+    ///
+    /// # Errors
+    /// When the CRI can no longer be served.
+    pub async fn run(self, mut signals: Signals) -> Result<(), DaemonError> {
+        let Self { cri, cri_socket, config, locks } = self;
+        let (listener, cri_file) = cri_socket.listen()?;
+        let closing = CancellationToken::new();
+        let runtime = RuntimeServiceServer::new(cri.clone())
+            .max_decoding_message_size(MAX_MESSAGE_SIZE)
+            .max_encoding_message_size(MAX_MESSAGE_SIZE);
+        let image = ImageServiceServer::new(cri)
+            .max_decoding_message_size(MAX_MESSAGE_SIZE)
+            .max_encoding_message_size(MAX_MESSAGE_SIZE);
+        let served = Server::builder()
+            .add_service(runtime)
+            .add_service(image)
+            .serve_with_incoming_shutdown(connections(listener), closing.clone().cancelled_owned());
+        let mut served = tokio::spawn(served);
+
+        let status = format!("serving {}", config.cri_socket.display());
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "{status}");
+        notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        let signal = tokio::select! {
+            signal = signals.next() => signal,
+            ended = &mut served => return ended.unwrap_or(Ok(())).map_err(DaemonError::Serve),
+        };
+
+        tracing::info!(signal, "draining; pods live on");
+        notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+        closing.cancel();
+        // Nobody should find a socket that no longer answers.
+        drop(cri_file);
+        tokio::select! {
+            drained = tokio::time::timeout(DRAIN, &mut served) => match drained {
+                Ok(ended) => ended.unwrap_or(Ok(())).map_err(DaemonError::Serve)?,
+                Err(_) => tracing::warn!(seconds = DRAIN.as_secs(), "some rpcs did not finish in time"),
+            },
+            signal = signals.next() => tracing::warn!(signal, "not waiting for rpcs in flight"),
+        }
+        served.abort();
+        drop(locks);
+        tracing::info!("ended");
+        Ok(())
+    }
+}
+
+/// sd_notify(3); without NOTIFY_SOCKET it does nothing.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "telling the service manager failed");
+    }
+}
