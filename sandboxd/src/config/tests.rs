@@ -147,7 +147,7 @@ proptest! {
         section in prop::sample::select(vec!["", "[cni]\n", "[cgroup]\n", "[log]\n", "[observer]\n", "[pod]\n"]),
         key in "x[a-z_]{1,12}",
     ) {
-        let text = format!("{}{} = 1", section, key);
+        let text = format!("{section}{key} = 1");
         let message = Config::parse(&text).expect_err("refused").to_string();
         prop_assert!(message.contains(&key), "{}", message);
     }

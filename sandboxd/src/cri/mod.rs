@@ -19,6 +19,8 @@ mod pods;
 mod server;
 mod services;
 mod status;
+#[cfg(test)]
+mod tests;
 mod translate;
 pub mod validate;
 

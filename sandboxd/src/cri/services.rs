@@ -2,16 +2,33 @@
 
 use std::pin::Pin;
 
-use sandboxd_api::cri::image_service_server::ImageService;
-use sandboxd_api::cri::runtime_service_server::RuntimeService;
+use sandboxd_api::MAX_MESSAGE_SIZE;
+use sandboxd_api::cri::image_service_server::{ImageService, ImageServiceServer};
+use sandboxd_api::cri::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use sandboxd_api::cri::*;
 use tokio_stream::Stream;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
 use tonic::{Request, Response, Status};
 
 use super::{Cri, CriError, translate};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Cri {
+    /// Both services, ready to be served.
+    #[must_use]
+    pub fn router(self) -> Router {
+        let runtime = RuntimeServiceServer::new(self.clone())
+            .max_decoding_message_size(MAX_MESSAGE_SIZE)
+            .max_encoding_message_size(MAX_MESSAGE_SIZE);
+        let image = ImageServiceServer::new(self)
+            .max_decoding_message_size(MAX_MESSAGE_SIZE)
+            .max_encoding_message_size(MAX_MESSAGE_SIZE);
+        Server::builder().add_service(runtime).add_service(image)
+    }
+}
 
 /// An impl of a service: what is written out, then the rpcs that answer UNIMPLEMENTED.
 macro_rules! service {

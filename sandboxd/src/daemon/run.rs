@@ -2,12 +2,8 @@
 
 use std::time::Duration;
 
-use sandboxd_api::MAX_MESSAGE_SIZE;
-use sandboxd_api::cri::image_service_server::ImageServiceServer;
-use sandboxd_api::cri::runtime_service_server::RuntimeServiceServer;
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
 
 use super::accept::connections;
 use super::{Daemon, DaemonError, Signals};
@@ -25,15 +21,8 @@ impl Daemon {
         let Self { cri, cri_socket, config, locks } = self;
         let (listener, cri_file) = cri_socket.listen()?;
         let closing = CancellationToken::new();
-        let runtime = RuntimeServiceServer::new(cri.clone())
-            .max_decoding_message_size(MAX_MESSAGE_SIZE)
-            .max_encoding_message_size(MAX_MESSAGE_SIZE);
-        let image = ImageServiceServer::new(cri)
-            .max_decoding_message_size(MAX_MESSAGE_SIZE)
-            .max_encoding_message_size(MAX_MESSAGE_SIZE);
-        let served = Server::builder()
-            .add_service(runtime)
-            .add_service(image)
+        let served = cri
+            .router()
             .serve_with_incoming_shutdown(connections(listener), closing.clone().cancelled_owned());
         let mut served = tokio::spawn(served);
 

@@ -7,7 +7,7 @@ use crate::config::{CgroupDriver, Config};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
-const CGROUP2_MAGIC: i64 = 0x6367_7270;
+const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
 pub(super) fn checks(config: &Config) -> Vec<Check> {
@@ -44,7 +44,7 @@ fn tree() -> Check {
 }
 
 fn is_v2(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|s| i64::from(s.f_type) == CGROUP2_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|s| s.f_type == CGROUP2_MAGIC)
 }
 
 fn v2_controllers() -> Vec<String> {

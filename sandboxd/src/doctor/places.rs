@@ -7,6 +7,7 @@ use rustix::fs::{Access, access, statfs};
 use super::{Check, number};
 use crate::config::Config;
 
+const STATE_REMEDY: &str = "mount a tmpfs on /run, or set state to a directory on one";
 /// Each pod's watcher and every tool on the node takes one; the kernel's default.
 const INOTIFY_MIN: u64 = 128;
 
@@ -33,7 +34,7 @@ pub(super) fn existing(path: &Path) -> &Path {
 
 /// The file system a path is (or will be) on, by the magic numbers of linux/magic.h.
 pub(super) fn file_system(path: &Path) -> Result<&'static str, rustix::io::Errno> {
-    Ok(match i64::from(statfs(existing(path))?.f_type) {
+    Ok(match statfs(existing(path))?.f_type {
         0x0102_1994 => "tmpfs",
         0xEF53 => "ext4",
         0x5846_5342 => "xfs",
@@ -56,11 +57,9 @@ fn state(path: &Path) -> Check {
                 "{} is on {kind}, not on a tmpfs: what should die with the boot stays, and writes cost more",
                 path.display()
             ),
-            "set state to a directory under /run",
+            STATE_REMEDY,
         ),
-        Err(e) => {
-            Check::fail(NAME, format!("{}: {e}", path.display()), "set state to a directory under /run")
-        }
+        Err(e) => Check::fail(NAME, format!("{}: {e}", path.display()), STATE_REMEDY),
     }
 }
 

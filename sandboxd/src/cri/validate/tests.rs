@@ -54,7 +54,8 @@ fn options(c: &mut cri::PodSandboxConfig) -> &mut cri::NamespaceOption {
 }
 
 /// A change to a good request, the field it breaks, the value shown, and a word of the reason.
-type Case = (fn(&mut cri::PodSandboxConfig), &'static str, &'static str, &'static str);
+type Change<T, W> = (fn(&mut T), &'static str, &'static str, W);
+type Case = Change<cri::PodSandboxConfig, &'static str>;
 
 fn refused(cases: &[Case]) {
     for (i, (change, field, value, word)) in cases.iter().enumerate() {
@@ -210,20 +211,37 @@ fn on_the_nodes_network() {
     assert_eq!(validate(c).expect("valid").port_mappings, []);
     refused(&[
         (
-            |c| (node(c), c.port_mappings = vec![port(80, 81)]).1,
+            |c| {
+                node(c);
+                c.port_mappings = vec![port(80, 81)];
+            },
             "config.port_mappings[0].host_port",
             "80",
             "node's",
         ),
-        (|c| (node(c), c.hostname = "web".into()).1, "config.hostname", "\"web\"", "rename the node"),
         (
-            |c| (node(c), linux(c).sysctls.insert("net.core.somaxconn".into(), "9".into())).0,
+            |c| {
+                node(c);
+                c.hostname = "web".into();
+            },
+            "config.hostname",
+            "\"web\"",
+            "rename the node",
+        ),
+        (
+            |c| {
+                node(c);
+                linux(c).sysctls.insert("net.core.somaxconn".into(), "9".into());
+            },
             "config.linux.sysctls[\"net.core.somaxconn\"]",
             "\"9\"",
             "network POD",
         ),
         (
-            |c| (node(c), linux(c).sysctls.insert("kernel.domainname".into(), "d".into())).0,
+            |c| {
+                node(c);
+                linux(c).sysctls.insert("kernel.domainname".into(), "d".into());
+            },
             "config.linux.sysctls[\"kernel.domainname\"]",
             "\"d\"",
             "UTS",
@@ -234,7 +252,7 @@ fn on_the_nodes_network() {
 #[test]
 fn namespaces() {
     const O: &str = "config.linux.security_context.namespace_options";
-    let cases: &[(fn(&mut cri::NamespaceOption), &str, &str, Why)] = &[
+    let cases: &[Change<cri::NamespaceOption, Why>] = &[
         (
             |o| o.network = NamespaceMode::Container.into(),
             "network",
@@ -390,19 +408,15 @@ fn sysctls() {
     }
     refused(&[
         (
-            |c| (linux(c).sysctls.insert("net.a".into(), "1\n2".into()), ()).1,
+            |c| drop(linux(c).sysctls.insert("net.a".into(), "1\n2".into())),
             "config.linux.sysctls[\"net.a\"]",
             "\"1\\n2\"",
             "control",
         ),
         (
             |c| {
-                (
-                    linux(c).sysctls.insert("net.a".into(), "1".into()),
-                    linux(c).sysctls.insert("net/a".into(), "2".into()),
-                    (),
-                )
-                    .2
+                linux(c).sysctls.insert("net.a".into(), "1".into());
+                linux(c).sysctls.insert("net/a".into(), "2".into());
             },
             "config.linux.sysctls[\"net/a\"]",
             "\"2\"",
@@ -410,13 +424,9 @@ fn sysctls() {
         ),
         (
             |c| {
-                (
-                    options(c).userns_options = None,
-                    options(c).ipc = NamespaceMode::Node.into(),
-                    linux(c).sysctls.insert("kernel.sem".into(), "1".into()),
-                    (),
-                )
-                    .3
+                options(c).userns_options = None;
+                options(c).ipc = NamespaceMode::Node.into();
+                linux(c).sysctls.insert("kernel.sem".into(), "1".into());
             },
             "config.linux.sysctls[\"kernel.sem\"]",
             "\"1\"",
@@ -432,50 +442,74 @@ fn profile(kind: ProfileType, localhost_ref: &str) -> Option<cri::SecurityProfil
 #[test]
 fn security() {
     const S: &str = "config.linux.security_context";
-    let value = |value| Some(cri::Int64Value { value });
-    let cases: Vec<(Box<dyn Fn(&mut cri::LinuxSandboxSecurityContext)>, &str, &str, Why)> = vec![
-        (Box::new(move |s| s.run_as_user = value(-1)), "run_as_user", "-1", Why::IdRange),
-        (Box::new(move |s| s.run_as_user = value(4_294_967_295)), "run_as_user", "4294967295", Why::IdRange),
+    fn value(value: i64) -> Option<cri::Int64Value> {
+        Some(cri::Int64Value { value })
+    }
+    let cases: Vec<Change<cri::LinuxSandboxSecurityContext, Why>> = vec![
         (
-            Box::new(move |s| s.run_as_user = value(65_536)),
+            (|s: &mut cri::LinuxSandboxSecurityContext| s.run_as_user = value(-1)),
+            "run_as_user",
+            "-1",
+            Why::IdRange,
+        ),
+        (
+            (|s: &mut cri::LinuxSandboxSecurityContext| s.run_as_user = value(4_294_967_295)),
+            "run_as_user",
+            "4294967295",
+            Why::IdRange,
+        ),
+        (
+            (|s: &mut cri::LinuxSandboxSecurityContext| s.run_as_user = value(65_536)),
             "run_as_user",
             "65536",
             Why::IdUnmapped { length: 65_536 },
         ),
-        (Box::new(move |s| s.run_as_group = value(5)), "run_as_group", "5", Why::GroupWithoutUser),
         (
-            Box::new(|s| s.supplemental_groups = vec![1, 70_000]),
+            (|s: &mut cri::LinuxSandboxSecurityContext| s.run_as_group = value(5)),
+            "run_as_group",
+            "5",
+            Why::GroupWithoutUser,
+        ),
+        (
+            (|s: &mut cri::LinuxSandboxSecurityContext| s.supplemental_groups = vec![1, 70_000]),
             "supplemental_groups[1]",
             "70000",
             Why::IdUnmapped { length: 65_536 },
         ),
-        (Box::new(|s| s.supplemental_groups_policy = 2), "supplemental_groups_policy", "2", Why::UnknownEnum),
         (
-            Box::new(|s| s.seccomp = profile(ProfileType::Localhost, "x.json")),
+            (|s: &mut cri::LinuxSandboxSecurityContext| s.supplemental_groups_policy = 2),
+            "supplemental_groups_policy",
+            "2",
+            Why::UnknownEnum,
+        ),
+        (
+            (|s: &mut cri::LinuxSandboxSecurityContext| {
+                s.seccomp = profile(ProfileType::Localhost, "x.json");
+            }),
             "seccomp.localhost_ref",
             "\"x.json\"",
             Why::NotAbsolute,
         ),
         (
-            Box::new(|s| s.seccomp = profile(ProfileType::Unconfined, "/x")),
+            (|s: &mut cri::LinuxSandboxSecurityContext| s.seccomp = profile(ProfileType::Unconfined, "/x")),
             "seccomp.localhost_ref",
             "\"/x\"",
             Why::RefWithoutLocalhost,
         ),
         (
-            Box::new(|s| s.seccomp_profile_path = "localhost/x".into()),
+            (|s: &mut cri::LinuxSandboxSecurityContext| s.seccomp_profile_path = "localhost/x".into()),
             "seccomp_profile_path",
             "\"localhost/x\"",
             Why::SeccompPath,
         ),
         (
-            Box::new(|s| s.seccomp_profile_path = "default".into()),
+            (|s: &mut cri::LinuxSandboxSecurityContext| s.seccomp_profile_path = "default".into()),
             "seccomp_profile_path",
             "\"default\"",
             Why::SeccompPath,
         ),
         (
-            Box::new(|s| {
+            (|s: &mut cri::LinuxSandboxSecurityContext| {
                 s.seccomp = profile(ProfileType::RuntimeDefault, "");
                 s.seccomp_profile_path = "unconfined".into();
             }),
@@ -484,14 +518,14 @@ fn security() {
             Why::SeccompContradiction,
         ),
         (
-            Box::new(|s| s.apparmor = profile(ProfileType::Localhost, "web")),
+            (|s: &mut cri::LinuxSandboxSecurityContext| s.apparmor = profile(ProfileType::Localhost, "web")),
             "apparmor.localhost_ref",
             "\"web\"",
             Why::AppArmorOff,
         ),
         (
-            Box::new(|s| {
-                s.selinux_options = Some(cri::SeLinuxOption { level: "s0".into(), ..Default::default() })
+            (|s: &mut cri::LinuxSandboxSecurityContext| {
+                s.selinux_options = Some(cri::SeLinuxOption { level: "s0".into(), ..Default::default() });
             }),
             "selinux_options.level",
             "\"s0\"",
@@ -526,7 +560,7 @@ fn what_security_may_ask() {
 
 #[test]
 fn resources() {
-    let cases: &[(fn(&mut cri::LinuxContainerResources), &str, &str, &str)] = &[
+    let cases: &[Change<cri::LinuxContainerResources, &str>] = &[
         (|r| r.cpu_period = 999, "cpu_period", "999", "1000"),
         (|r| r.cpu_period = 1_000_001, "cpu_period", "1000001", "1000000"),
         (|r| r.cpu_quota = -2, "cpu_quota", "-2", "-1"),
@@ -544,13 +578,13 @@ fn resources() {
             "2MB",
         ),
         (
-            |r| (r.unified.insert("../memory.max".into(), "1".into()), ()).1,
+            |r| drop(r.unified.insert("../memory.max".into(), "1".into())),
             "unified[\"../memory.max\"]",
             "\"1\"",
             "cgroup file",
         ),
         (
-            |r| (r.unified.insert("cgroup.procs".into(), "1".into()), ()).1,
+            |r| drop(r.unified.insert("cgroup.procs".into(), "1".into())),
             "unified[\"cgroup.procs\"]",
             "\"1\"",
             "cgroup file",
