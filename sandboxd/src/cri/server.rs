@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sandboxd_api::cri;
+use tokio_util::task::TaskTracker;
 
 use super::validate::{Host, pod_spec};
 use super::{CriError, NodeReport, PodService, filter, info, translate};
@@ -24,12 +25,21 @@ pub struct Cri {
     pods: Arc<dyn PodService>,
     node: Arc<dyn NodeReport>,
     host: Arc<Host>,
+    /// Rpcs that change pods and are not finished.
+    changes: TaskTracker,
 }
 
 impl Cri {
     #[must_use]
     pub fn new(pods: Arc<dyn PodService>, node: Arc<dyn NodeReport>, host: Host) -> Self {
-        Self { pods, node, host: Arc::new(host) }
+        Self { pods, node, host: Arc::new(host), changes: TaskTracker::new() }
+    }
+
+    /// Waits until no rpc that changes a pod is in flight. Connections do not count: a client that only
+    /// holds one open would keep the daemon from ending.
+    pub async fn idle(&self) {
+        self.changes.close();
+        self.changes.wait().await;
     }
 
     pub(super) fn version(&self) -> cri::VersionResponse {
@@ -95,6 +105,7 @@ impl Cri {
     }
 
     pub(super) async fn run(&self, request: cri::RunPodSandboxRequest) -> Result<String, CriError> {
+        let _in_flight = self.changes.token();
         let handler = self.handler(&request.runtime_handler)?;
         let config = request.config.unwrap_or_default();
         let spec = pod_spec(config, handler, request.runtime_handler, &self.host)?;
@@ -118,10 +129,12 @@ impl Cri {
     }
 
     pub(super) async fn stop(&self, id: &str) -> Result<(), CriError> {
+        let _in_flight = self.changes.token();
         Ok(self.pods.stop(given(id)?).await?)
     }
 
     pub(super) async fn remove(&self, id: &str) -> Result<(), CriError> {
+        let _in_flight = self.changes.token();
         Ok(self.pods.remove(given(id)?).await?)
     }
 

@@ -22,7 +22,11 @@ use crate::runtime::HandlerFeatures;
 
 /// Ready at once, in memory.
 #[derive(Debug, Default)]
-struct FakePods(Mutex<Vec<Arc<Pod>>>);
+struct FakePods {
+    pods: Mutex<Vec<Arc<Pod>>>,
+    /// RunPodSandbox waits for it, where set.
+    gate: Mutex<Option<Arc<tokio::sync::Notify>>>,
+}
 
 fn pod(id: &str, spec: &PodSpec, state: &str) -> Pod {
     let namespace = |kind: &str, inode: u64, owner: u64| json!({ "kind": kind, "inode": inode, "owner": owner, "host": false, "pin": null });
@@ -41,13 +45,17 @@ fn pod(id: &str, spec: &PodSpec, state: &str) -> Pod {
 
 impl FakePods {
     fn put(&self, pod: Pod) {
-        self.0.lock().unwrap().push(Arc::new(pod));
+        self.pods.lock().unwrap().push(Arc::new(pod));
     }
 }
 
 #[tonic::async_trait]
 impl PodService for Arc<FakePods> {
     async fn run(&self, spec: PodSpec) -> Result<PodId, PodError> {
+        let gate = self.gate.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            gate.notified().await;
+        }
         let made = self.list();
         if let Some(by) = made.iter().find(|p| p.spec.metadata == spec.metadata) {
             return Err(PodError::NameReserved { name: spec.metadata.name, by: by.id.clone() });
@@ -58,19 +66,19 @@ impl PodService for Arc<FakePods> {
     }
 
     async fn stop(&self, id: &str) -> Result<(), PodError> {
-        for pod in self.0.lock().unwrap().iter_mut().filter(|p| p.id.as_str() == id) {
+        for pod in self.pods.lock().unwrap().iter_mut().filter(|p| p.id.as_str() == id) {
             Arc::make_mut(pod).state = crate::pod::model::PodState::NotReady;
         }
         Ok(())
     }
 
     async fn remove(&self, id: &str) -> Result<(), PodError> {
-        self.0.lock().unwrap().retain(|p| p.id.as_str() != id);
+        self.pods.lock().unwrap().retain(|p| p.id.as_str() != id);
         Ok(())
     }
 
     fn list(&self) -> Vec<Arc<Pod>> {
-        self.0.lock().unwrap().clone()
+        self.pods.lock().unwrap().clone()
     }
 
     fn find(&self, id: &str) -> Result<Option<Arc<Pod>>, PodError> {
@@ -112,6 +120,7 @@ impl NodeReport for FakeNode {
 
 struct Endpoints {
     pods: Arc<FakePods>,
+    cri: Cri,
     runtime: RuntimeServiceClient<Channel>,
     image: ImageServiceClient<Channel>,
     _dir: tempfile::TempDir,
@@ -136,11 +145,11 @@ async fn serve() -> Endpoints {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("cri.sock");
     let listener = tokio::net::UnixListener::bind(&path).expect("bound");
-    tokio::spawn(cri.router().serve_with_incoming(UnixListenerStream::new(listener)));
+    tokio::spawn(cri.clone().router().serve_with_incoming(UnixListenerStream::new(listener)));
     let channel = Endpoint::try_from(format!("unix://{}", path.display())).expect("an address");
     let channel = channel.connect().await.expect("connected");
     let runtime = RuntimeServiceClient::new(channel.clone());
-    Endpoints { pods, runtime, image: ImageServiceClient::new(channel), _dir: dir }
+    Endpoints { pods, cri, runtime, image: ImageServiceClient::new(channel), _dir: dir }
 }
 
 fn config(name: &str) -> api::PodSandboxConfig {
@@ -266,6 +275,20 @@ async fn a_pods_life() {
         e.runtime.remove_pod_sandbox(remove.clone()).await.expect("idempotent");
     }
     assert_eq!(e.status(&id, false).await.expect_err("gone").code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_pod_in_the_making_is_waited_for() {
+    let mut e = serve().await;
+    let gate = Arc::new(tokio::sync::Notify::new());
+    *e.pods.gate.lock().unwrap() = Some(Arc::clone(&gate));
+    let (cri, patience) = (e.cri.clone(), std::time::Duration::from_millis(200));
+    let made = tokio::spawn(async move { e.run("web", "").await });
+    tokio::time::sleep(patience).await;
+    assert!(tokio::time::timeout(patience, cri.idle()).await.is_err(), "one is in flight");
+    gate.notify_one();
+    assert!(made.await.expect("answered").is_ok());
+    assert!(tokio::time::timeout(patience, cri.idle()).await.is_ok());
 }
 
 #[tokio::test]

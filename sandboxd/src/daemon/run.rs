@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::connections;
 use super::{Daemon, DaemonError, Signals};
+use crate::cri::Cri;
 
 /// How long rpcs in flight may take to finish. Below systemd's 90 s, after which it kills.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How long connections may take to end by themselves once no rpc is in flight: the last answers are sent.
+const FAREWELL: Duration = Duration::from_millis(300);
 
 impl Daemon {
     /// Serves until a signal comes, then drains: new connections are refused, rpcs in flight finish within
@@ -22,6 +26,7 @@ impl Daemon {
         let (listener, cri_file) = cri_socket.listen()?;
         let closing = CancellationToken::new();
         let served = cri
+            .clone()
             .router()
             .serve_with_incoming_shutdown(connections(listener), closing.clone().cancelled_owned());
         let mut served = tokio::spawn(served);
@@ -40,16 +45,25 @@ impl Daemon {
         // Nobody should find a socket that no longer answers.
         drop(cri_file);
         tokio::select! {
-            drained = tokio::time::timeout(DRAIN, &mut served) => match drained {
-                Ok(ended) => ended.unwrap_or(Ok(())).map_err(DaemonError::Serve)?,
-                Err(_) => tracing::warn!(seconds = DRAIN.as_secs(), "some rpcs did not finish in time"),
-            },
+            () = drained(&cri, &mut served) => {}
             signal = signals.next() => tracing::warn!(signal, "not waiting for rpcs in flight"),
         }
         served.abort();
         drop(locks);
         tracing::info!("ended");
         Ok(())
+    }
+}
+
+/// Ends when every rpc has its answer, or took too long.
+async fn drained(cri: &Cri, served: &mut JoinHandle<Result<(), tonic::transport::Error>>) {
+    if tokio::time::timeout(DRAIN, cri.idle()).await.is_err() {
+        tracing::warn!(seconds = DRAIN.as_secs(), "some rpcs did not finish in time");
+    }
+    match tokio::time::timeout(FAREWELL, served).await {
+        Ok(Ok(Err(error))) => tracing::warn!(%error, "ending the CRI's connections failed"),
+        Ok(_) => {}
+        Err(_) => tracing::debug!("closing connections that clients hold open"),
     }
 }
 
