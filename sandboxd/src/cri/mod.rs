@@ -1,1 +1,30 @@
+//! The Container Runtime Interface, `runtime.v1`: only translates.
 //!
+//! ```text
+//! request ─▶ server ─▶ validate ─▶ PodSpec ─▶ PodService (the pod room)
+//!                                                 │
+//! response ◀─ server ◀─ translate ◀─ Pod ◀────────┤
+//! gRPC status ◀─ status ◀─ PodError, Invalid ◀────┘
+//! ```
+//!
+//! CRI sees a pod from the moment RunPodSandbox returned it: one that is still being made, or that failed
+//! and was undone, is shown by the console alone. Otherwise kubelet's garbage collector would take a pod
+//! under construction for a dead one.
+
+pub mod error;
+mod filter;
+mod info;
+mod node;
+mod pods;
+mod server;
+mod services;
+mod status;
+#[cfg(test)]
+mod tests;
+mod translate;
+pub mod validate;
+
+pub use error::CriError;
+pub use node::{HandlerReport, NodeReport};
+pub use pods::PodService;
+pub use server::Cri;

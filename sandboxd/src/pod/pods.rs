@@ -21,6 +21,12 @@ pub struct Pods {
     changes: broadcast::Sender<PodChange>,
 }
 
+impl Default for Pods {
+    fn default() -> Self {
+        Self { changes: broadcast::channel(16).0 }
+    }
+}
+
 impl Pods {
     /// Makes a pod and returns when it is READY. The work goes on in a task of its own: a caller that
     /// goes away meanwhile has the pod undone.

@@ -1,0 +1,186 @@
+//! Values that parse and still cannot work.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Config, Handler, NETWORK_FIRST, RuntimeKind};
+use crate::pod::model::FlowKind;
+
+/// Longest path a unix socket can have: `sun_path` of unix(7) without its NUL.
+const SOCKET_PATH_MAX: usize = 107;
+const TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+const HISTORY_MAX: usize = 1 << 20;
+
+/// One value that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// As in the file: `cni.add_timeout`.
+    pub key: String,
+    pub value: String,
+    pub wrong: Wrong,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}: {}", self.key, self.value, self.wrong)
+    }
+}
+
+/// What is wrong with a value, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    #[error("not an absolute path: start it with /")]
+    NotAbsolute,
+    #[error("{len} bytes, a unix socket's path has at most 107: move the socket to a shorter path")]
+    SocketPathLength { len: usize },
+    #[error("the same as {other}: give each a place of its own")]
+    SameAs { other: &'static str },
+    #[error("no plugin directory: name at least one, such as /opt/cni/bin")]
+    NoBinDirs,
+    #[error("not between 1s and 10m: write for example \"2m\"")]
+    Timeout,
+    #[error("not a log filter ({reason}): write \"info\", or \"info,sandboxd::network=debug\"")]
+    LogFilter { reason: String },
+    #[error("more than 1048576 checks: lower it")]
+    History,
+    #[error("no such group on this machine: create it, or leave the key empty")]
+    NoGroup,
+    #[error("no handler of that name: configured are {known}")]
+    NoHandler { known: String },
+    #[error("not a name a RuntimeClass can give: lower-case letters, digits and inner '-', at most 63")]
+    HandlerName,
+    #[error("runtime = \"oci\" needs the path of the runtime's binary: add path = \"/usr/sbin/runc\"")]
+    OciWithoutPath,
+    #[error("runtime = \"native\" runs no other binary: remove the key, or write runtime = \"oci\"")]
+    NativeWithPath,
+    #[error("this handler always has flow = \"network-first\" and runtime = \"native\": choose another name")]
+    NetworkFirstChanged,
+    #[error("not an address and a port: write for example \"127.0.0.1:9465\", or leave the key empty")]
+    MetricsAddress,
+    #[error("no such file: install it, or correct the path")]
+    NoFile,
+}
+
+/// Everything wrong with a configuration; empty when the daemon may be built from it.
+#[must_use]
+pub fn check(config: &Config) -> Vec<Problem> {
+    let mut found = Checker::default();
+    found.paths(config);
+    found.cni(config);
+    found.others(config);
+    let handlers = config.handlers();
+    for (name, handler) in &config.configured_handlers {
+        found.handler(name, handler);
+    }
+    if !handlers.contains_key(&config.default_handler) {
+        let known = handlers.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        found.add("default_handler", &config.default_handler, Wrong::NoHandler { known });
+    }
+    found.0
+}
+
+#[derive(Default)]
+struct Checker(Vec<Problem>);
+
+impl Checker {
+    fn add(&mut self, key: impl Into<String>, value: impl fmt::Debug, wrong: Wrong) {
+        self.0.push(Problem { key: key.into(), value: format!("{value:?}"), wrong });
+    }
+
+    fn absolute(&mut self, key: &str, path: &Path) {
+        if !path.is_absolute() {
+            self.add(key, path, Wrong::NotAbsolute);
+        }
+    }
+
+    fn paths(&mut self, c: &Config) {
+        self.absolute("root", &c.root);
+        self.absolute("state", &c.state);
+        for (key, socket) in [("cri_socket", &c.cri_socket), ("console_socket", &c.console_socket)] {
+            self.absolute(key, socket);
+            let len = socket.as_os_str().len();
+            if len > SOCKET_PATH_MAX {
+                self.add(key, socket, Wrong::SocketPathLength { len });
+            }
+        }
+        if c.root == c.state {
+            self.add("state", &c.state, Wrong::SameAs { other: "root" });
+        }
+        if c.cri_socket == c.console_socket {
+            self.add("console_socket", &c.console_socket, Wrong::SameAs { other: "cri_socket" });
+        }
+    }
+
+    fn cni(&mut self, c: &Config) {
+        self.absolute("cni.conf_dir", &c.cni.conf_dir);
+        if c.cni.bin_dirs.is_empty() {
+            self.add("cni.bin_dirs", &c.cni.bin_dirs, Wrong::NoBinDirs);
+        }
+        for dir in &c.cni.bin_dirs {
+            self.absolute("cni.bin_dirs", dir);
+        }
+        for (key, value) in [("cni.add_timeout", c.cni.add_timeout), ("cni.del_timeout", c.cni.del_timeout)] {
+            if !TIMEOUT.contains(&value) {
+                self.add(key, value, Wrong::Timeout);
+            }
+        }
+    }
+
+    fn others(&mut self, c: &Config) {
+        if let Err(e) = c.log.level.parse::<tracing_subscriber::filter::Targets>() {
+            self.add("log.level", &c.log.level, Wrong::LogFilter { reason: e.to_string() });
+        }
+        if !c.metrics_address.is_empty() && c.metrics().is_none() {
+            self.add("metrics_address", &c.metrics_address, Wrong::MetricsAddress);
+        }
+        if c.observer.history > HISTORY_MAX {
+            self.add("observer.history", c.observer.history, Wrong::History);
+        }
+        if !c.socket_group.is_empty()
+            && !matches!(nix::unistd::Group::from_name(&c.socket_group), Ok(Some(_)))
+        {
+            self.add("socket_group", &c.socket_group, Wrong::NoGroup);
+        }
+        let shim = &c.pod.shim_path;
+        if !shim.as_os_str().is_empty() {
+            self.absolute("pod.shim_path", shim);
+            if shim.is_absolute() && !shim.is_file() {
+                self.add("pod.shim_path", shim, Wrong::NoFile);
+            }
+        }
+    }
+
+    fn handler(&mut self, name: &str, handler: &Handler) {
+        let key = |rest: &str| format!("handlers.{name}{rest}");
+        if !is_dns_label(name) {
+            self.add(key(""), name, Wrong::HandlerName);
+        }
+        match (handler.runtime, &handler.path) {
+            (RuntimeKind::Oci, None) => self.add(key(".runtime"), "oci", Wrong::OciWithoutPath),
+            (RuntimeKind::Oci, Some(path)) => {
+                self.absolute(&key(".path"), path);
+                if path.is_absolute() && !path.is_file() {
+                    self.add(key(".path"), path, Wrong::NoFile);
+                }
+            }
+            (RuntimeKind::Native, Some(path)) => self.add(key(".path"), path, Wrong::NativeWithPath),
+            (RuntimeKind::Native, None) => {}
+        }
+        if name == NETWORK_FIRST
+            && (handler.flow != FlowKind::NetworkFirst || handler.runtime != RuntimeKind::Native)
+        {
+            self.add(key(".flow"), handler.flow.name(), Wrong::NetworkFirstChanged);
+        }
+    }
+}
+
+/// RFC 1123: what Kubernetes lets a RuntimeClass's `handler` be.
+fn is_dns_label(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !name.is_empty()
+        && name.len() <= 63
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}

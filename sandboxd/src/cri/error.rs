@@ -1,0 +1,24 @@
+//! Why a request could not be served. [`super::status`] maps each to its gRPC code.
+
+use super::validate::Invalid;
+use crate::pod::PodError;
+
+/// An error of an rpc.
+#[derive(Debug, thiserror::Error)]
+pub enum CriError {
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    #[error(transparent)]
+    Pod(#[from] PodError),
+    #[error("no pod has the id {id:?}: it was removed, or never made")]
+    NoPod { id: String },
+    #[error("pod_sandbox_id = \"\": required, give a pod's id or the beginning of it")]
+    NoId,
+    #[error(
+        "handler {handler:?} runs the OCI runtime {path}, which this version of sandboxd does not drive \
+         yet: use a native handler"
+    )]
+    OciHandler { handler: String, path: String },
+    #[error("{rpc} is not implemented by this version of sandboxd")]
+    Unimplemented { rpc: &'static str },
+}

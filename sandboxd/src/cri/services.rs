@@ -1,0 +1,180 @@
+//! Both services of `runtime.v1` on the wire: the rpcs of [`Cri`], and UNIMPLEMENTED by name for the rest.
+
+use std::pin::Pin;
+
+use sandboxd_api::MAX_MESSAGE_SIZE;
+use sandboxd_api::cri::image_service_server::{ImageService, ImageServiceServer};
+use sandboxd_api::cri::runtime_service_server::{RuntimeService, RuntimeServiceServer};
+use sandboxd_api::cri::*;
+use tokio_stream::Stream;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+use tonic::{Request, Response, Status};
+
+use super::{Cri, CriError, translate};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Cri {
+    /// Both services, ready to be served.
+    #[must_use]
+    pub fn router(self) -> Router {
+        let runtime = RuntimeServiceServer::new(self.clone())
+            .max_decoding_message_size(MAX_MESSAGE_SIZE)
+            .max_encoding_message_size(MAX_MESSAGE_SIZE);
+        let image = ImageServiceServer::new(self)
+            .max_decoding_message_size(MAX_MESSAGE_SIZE)
+            .max_encoding_message_size(MAX_MESSAGE_SIZE);
+        Server::builder().add_service(runtime).add_service(image)
+    }
+}
+
+/// An impl of a service: what is written out, then the rpcs that answer UNIMPLEMENTED.
+macro_rules! service {
+    (
+        impl $service:ident { $($written:tt)* }
+        unimplemented { $($rpc:literal $method:ident($request:ident) -> $response:ty;)* }
+    ) => {
+        #[tonic::async_trait]
+        impl $service for Cri {
+            $($written)*
+            $(
+                async fn $method(&self, _: Request<$request>) -> Answer<$response> {
+                    Err(CriError::Unimplemented { rpc: $rpc }.into())
+                }
+            )*
+        }
+    };
+}
+
+service! {
+    impl RuntimeService {
+        type StreamPodSandboxesStream = Streamed<StreamPodSandboxesResponse>;
+        type StreamContainersStream = Streamed<StreamContainersResponse>;
+        type StreamContainerStatsStream = Streamed<StreamContainerStatsResponse>;
+        type StreamPodSandboxStatsStream = Streamed<StreamPodSandboxStatsResponse>;
+        type GetContainerEventsStream = Streamed<ContainerEventResponse>;
+        type StreamPodSandboxMetricsStream = Streamed<StreamPodSandboxMetricsResponse>;
+
+        async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
+            Ok(Response::new(Cri::version(self)))
+        }
+
+        async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+            Ok(Response::new(Cri::status(self, request.get_ref())))
+        }
+
+        async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
+            Ok(Response::new(Cri::runtime_config(self)))
+        }
+
+        async fn update_runtime_config(
+            &self,
+            request: Request<UpdateRuntimeConfigRequest>,
+        ) -> Answer<UpdateRuntimeConfigResponse> {
+            Cri::update_runtime_config(self, request.into_inner());
+            Ok(Response::new(UpdateRuntimeConfigResponse {}))
+        }
+
+        async fn run_pod_sandbox(
+            &self,
+            request: Request<RunPodSandboxRequest>,
+        ) -> Answer<RunPodSandboxResponse> {
+            let pod_sandbox_id = self.run(request.into_inner()).await?;
+            Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id }))
+        }
+
+        async fn stop_pod_sandbox(
+            &self,
+            request: Request<StopPodSandboxRequest>,
+        ) -> Answer<StopPodSandboxResponse> {
+            self.stop(&request.get_ref().pod_sandbox_id).await?;
+            Ok(Response::new(StopPodSandboxResponse {}))
+        }
+
+        async fn remove_pod_sandbox(
+            &self,
+            request: Request<RemovePodSandboxRequest>,
+        ) -> Answer<RemovePodSandboxResponse> {
+            self.remove(&request.get_ref().pod_sandbox_id).await?;
+            Ok(Response::new(RemovePodSandboxResponse {}))
+        }
+
+        async fn pod_sandbox_status(
+            &self,
+            request: Request<PodSandboxStatusRequest>,
+        ) -> Answer<PodSandboxStatusResponse> {
+            Ok(Response::new(self.pod_status(request.get_ref())?))
+        }
+
+        async fn list_pod_sandbox(
+            &self,
+            request: Request<ListPodSandboxRequest>,
+        ) -> Answer<ListPodSandboxResponse> {
+            let pods = self.list(request.into_inner().filter)?;
+            let items = pods.iter().map(|pod| translate::item(pod)).collect();
+            Ok(Response::new(ListPodSandboxResponse { items }))
+        }
+
+        async fn stream_pod_sandboxes(
+            &self,
+            request: Request<StreamPodSandboxesRequest>,
+        ) -> Answer<Streamed<StreamPodSandboxesResponse>> {
+            let batches = self.batches(request.into_inner().filter)?;
+            Ok(Response::new(Box::pin(tokio_stream::iter(batches.map(Ok)))))
+        }
+    }
+    unimplemented {
+        "CreateContainer" create_container(CreateContainerRequest) -> CreateContainerResponse;
+        "StartContainer" start_container(StartContainerRequest) -> StartContainerResponse;
+        "StopContainer" stop_container(StopContainerRequest) -> StopContainerResponse;
+        "RemoveContainer" remove_container(RemoveContainerRequest) -> RemoveContainerResponse;
+        "ListContainers" list_containers(ListContainersRequest) -> ListContainersResponse;
+        "StreamContainers" stream_containers(StreamContainersRequest) -> Streamed<StreamContainersResponse>;
+        "ContainerStatus" container_status(ContainerStatusRequest) -> ContainerStatusResponse;
+        "UpdateContainerResources"
+            update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
+        "ReopenContainerLog" reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+        "ExecSync" exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+        "Exec" exec(ExecRequest) -> ExecResponse;
+        "Attach" attach(AttachRequest) -> AttachResponse;
+        "PortForward" port_forward(PortForwardRequest) -> PortForwardResponse;
+        "ContainerStats" container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+        "ListContainerStats" list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+        "StreamContainerStats"
+            stream_container_stats(StreamContainerStatsRequest) -> Streamed<StreamContainerStatsResponse>;
+        "PodSandboxStats" pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+        "ListPodSandboxStats"
+            list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+        "StreamPodSandboxStats"
+            stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> Streamed<StreamPodSandboxStatsResponse>;
+        "CheckpointContainer"
+            checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
+        "CheckpointPod" checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;
+        "RestorePod" restore_pod(RestorePodRequest) -> RestorePodResponse;
+        "GetContainerEvents" get_container_events(GetEventsRequest) -> Streamed<ContainerEventResponse>;
+        "ListMetricDescriptors"
+            list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
+        "ListPodSandboxMetrics"
+            list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
+        "StreamPodSandboxMetrics" stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest)
+            -> Streamed<StreamPodSandboxMetricsResponse>;
+        "UpdatePodSandboxResources"
+            update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
+    }
+}
+
+service! {
+    impl ImageService {
+        type StreamImagesStream = Streamed<StreamImagesResponse>;
+    }
+    unimplemented {
+        "ListImages" list_images(ListImagesRequest) -> ListImagesResponse;
+        "StreamImages" stream_images(StreamImagesRequest) -> Streamed<StreamImagesResponse>;
+        "ImageStatus" image_status(ImageStatusRequest) -> ImageStatusResponse;
+        "PullImage" pull_image(PullImageRequest) -> PullImageResponse;
+        "RemoveImage" remove_image(RemoveImageRequest) -> RemoveImageResponse;
+        "ImageFsInfo" image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse;
+    }
+}

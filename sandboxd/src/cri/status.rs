@@ -1,0 +1,173 @@
+//! The one place where errors become gRPC codes. Each `match` is exhaustive: a new error has to choose.
+
+use std::error::Error;
+use std::io;
+
+use tonic::{Code, Status};
+
+use super::CriError;
+use crate::pod::PodError;
+use crate::runtime::RuntimeError;
+
+/// gRPC sends the message as a header, and peers bound those (hyper and Go: 16 KiB and up; every byte may
+/// take three when it is percent-encoded).
+const MESSAGE_MAX: usize = 4096;
+
+impl From<CriError> for Status {
+    fn from(error: CriError) -> Self {
+        Self::new(code(&error), message(&error))
+    }
+}
+
+/// The error and everything behind it, joined by ": ".
+fn message(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    if text.len() > MESSAGE_MAX {
+        text.truncate(text.floor_char_boundary(MESSAGE_MAX));
+        text.push('…');
+    }
+    text
+}
+
+fn code(error: &CriError) -> Code {
+    match error {
+        CriError::Invalid(_) | CriError::NoId => Code::InvalidArgument,
+        CriError::NoPod { .. } => Code::NotFound,
+        CriError::OciHandler { .. } => Code::FailedPrecondition,
+        CriError::Unimplemented { .. } => Code::Unimplemented,
+        CriError::Pod(pod) => pod_code(pod),
+    }
+}
+
+fn pod_code(error: &PodError) -> Code {
+    match error {
+        PodError::NameReserved { .. } => Code::AlreadyExists,
+        // Not NotFound: that is about the pods, containers and images of an rpc, and kubelet takes it for
+        // "gone already". A handler's name is an argument.
+        PodError::UnknownHandler { .. } | PodError::AmbiguousId { .. } => Code::InvalidArgument,
+        // kubelet tries again when the network comes up.
+        PodError::NetworkNotReady { .. } | PodError::ShuttingDown => Code::Unavailable,
+        PodError::Create { source, .. } | PodError::Runtime { source, .. } => runtime_code(source),
+        PodError::WrongOwner { .. } | PodError::InfraEnded { .. } => Code::Internal,
+        PodError::Network(source) | PodError::Teardown(source) => chain_code(source),
+        PodError::Cgroup(source) => chain_code(source),
+        PodError::Journal(source) => chain_code(source),
+        PodError::Io { source, .. } => io_code(source),
+    }
+}
+
+fn runtime_code(error: &RuntimeError) -> Code {
+    match error {
+        // A mount or setns the kernel denied is a fact about the node or the handler's flow, and asking
+        // again does not change it.
+        RuntimeError::InPod { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Code::FailedPrecondition
+        }
+        RuntimeError::InPod { source, .. } | RuntimeError::Io { source, .. } => io_code(source),
+        RuntimeError::Shim { .. } => Code::Internal,
+        RuntimeError::Unsupported { .. } => Code::FailedPrecondition,
+    }
+}
+
+/// The code of the operating system's error at the end of a chain.
+fn chain_code(error: &(dyn Error + 'static)) -> Code {
+    let mut cause = Some(error);
+    while let Some(current) = cause {
+        if let Some(io) = current.downcast_ref::<io::Error>() {
+            return io_code(io);
+        }
+        cause = current.source();
+    }
+    Code::Internal
+}
+
+fn io_code(error: &io::Error) -> Code {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory => {
+            Code::ResourceExhausted
+        }
+        io::ErrorKind::TimedOut => Code::DeadlineExceeded,
+        _ => match error.raw_os_error() {
+            // ENOSPC is also clone3's answer when user.max_*_namespaces is reached (StorageFull above).
+            Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Code::ResourceExhausted,
+            _ => Code::Internal,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::model::PodId;
+
+    fn os(errno: i32) -> io::Error {
+        io::Error::from_raw_os_error(errno)
+    }
+
+    #[test]
+    fn codes() {
+        let in_pod =
+            |errno| RuntimeError::InPod { step: "mount sysfs on /sys".into(), pid: 7, source: os(errno) };
+        let create = |source| PodError::Create { explanation: None, source };
+        let cases = [
+            (
+                PodError::NameReserved { name: "a".into(), by: PodId::from_string("b".into()) },
+                Code::AlreadyExists,
+            ),
+            (PodError::UnknownHandler { handler: "x".into(), known: "native".into() }, Code::InvalidArgument),
+            (PodError::AmbiguousId { prefix: "a".into(), count: 2 }, Code::InvalidArgument),
+            (PodError::NetworkNotReady { message: "no conf".into() }, Code::Unavailable),
+            (PodError::ShuttingDown, Code::Unavailable),
+            (create(in_pod(libc::EPERM)), Code::FailedPrecondition),
+            (create(in_pod(libc::ENOSPC)), Code::ResourceExhausted),
+            (
+                create(RuntimeError::Io { action: "fork".into(), source: os(libc::EMFILE) }),
+                Code::ResourceExhausted,
+            ),
+            (create(RuntimeError::Shim { problem: "is gone".into() }), Code::Internal),
+            (create(RuntimeError::Unsupported { what: "x".into() }), Code::FailedPrecondition),
+            (
+                PodError::Io { action: "waiting".into(), source: io::ErrorKind::TimedOut.into() },
+                Code::DeadlineExceeded,
+            ),
+            (
+                PodError::Journal(crate::journal::JournalError::Io {
+                    action: "writing",
+                    path: "/run/x".into(),
+                    source: os(libc::ENOSPC),
+                }),
+                Code::ResourceExhausted,
+            ),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(pod_code(&error), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_message_has_the_whole_chain_once() {
+        let source =
+            RuntimeError::InPod { step: "mount sysfs on /sys".into(), pid: 7, source: os(libc::EPERM) };
+        let explanation = Some("the netns is owned by the host".to_owned());
+        let status = Status::from(CriError::Pod(PodError::Create { explanation, source }));
+        assert_eq!(
+            status.message(),
+            "creating the infra container failed (the netns is owned by the host): mount sysfs on /sys (in \
+             the pod's infra container, pid 7): Operation not permitted (os error 1)"
+        );
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let message = "ü".repeat(MESSAGE_MAX);
+        let status = Status::from(CriError::Pod(PodError::NetworkNotReady { message }));
+        assert!(status.message().len() <= MESSAGE_MAX + '…'.len_utf8());
+        assert!(status.message().ends_with('…'));
+    }
+}

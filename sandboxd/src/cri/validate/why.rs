@@ -1,0 +1,184 @@
+//! What can be wrong with a request: the field, its value, the reason and the way out.
+
+use std::fmt;
+
+/// A `PodSandboxConfig` that cannot be carried out as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} = {value}: {why}")]
+pub struct Invalid {
+    /// The path of the field in the request: `config.linux.sysctls["kernel.panic"]`.
+    pub field: String,
+    /// As it came, cut to a readable length.
+    pub value: String,
+    pub why: Why,
+}
+
+/// How much of a refused value an error repeats.
+const SHOWN: usize = 200;
+
+impl Invalid {
+    pub(super) fn new(field: impl Into<String>, value: impl fmt::Debug, why: Why) -> Self {
+        let mut value = format!("{value:?}");
+        if value.len() > SHOWN {
+            let cut = value.floor_char_boundary(SHOWN);
+            value.truncate(cut);
+            value.push('…');
+        }
+        Self { field: field.into(), value, why }
+    }
+}
+
+/// Why a value is refused, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    #[error("required: set it")]
+    Missing,
+    #[error("longer than {max} bytes: shorten it")]
+    TooLong { max: usize },
+    #[error("more than {max} entries: give fewer")]
+    TooMany { max: usize },
+    #[error("contains a control character: remove it")]
+    ControlCharacter,
+    #[error("contains ';' or '=', which would end the value in CNI_ARGS: remove it")]
+    CniSeparator,
+    #[error("no value of this enum is known by that number: send one of the CRI's runtime.v1")]
+    UnknownEnum,
+    #[error("not an absolute path: start it with /")]
+    NotAbsolute,
+    #[error("contains a '..' component: write the path it means")]
+    DotDot,
+    #[error("this is a Linux node: leave the field out")]
+    Windows,
+
+    #[error("the kernel takes at most 64 bytes (__NEW_UTS_LEN): shorten it")]
+    HostnameLength,
+    #[error("not an RFC 1123 name: letters, digits and inner '-', in parts of 1 to 63 joined by '.'")]
+    HostnameForm,
+    #[error(
+        "the pod shares the node's UTS namespace and would rename the node: leave it empty, or use network POD"
+    )]
+    HostnameOnNode,
+
+    #[error("not an IP address: DNS servers are given by address")]
+    DnsServer,
+    #[error(
+        "contains white space or a comment sign, which would start another line or word of resolv.conf: remove it"
+    )]
+    ResolvConf,
+
+    #[error("not a port: use 1 to 65535")]
+    ContainerPort,
+    #[error("not a port: use 1 to 65535, or 0 for none")]
+    HostPort,
+    #[error("not an IP address: leave it empty for all addresses of the node")]
+    HostIp,
+    #[error(
+        "the pod shares the node's network, so its container port is the node's port: make the two equal"
+    )]
+    HostPortOnNode,
+    #[error("already leads to container port {other}: give one of them another host port")]
+    HostPortTaken { other: u16 },
+
+    #[error(
+        "not a sysctl of a pod's own namespaces (net.*, the kernel.shm*, kernel.msg*, kernel.sem* of IPC, fs.mqueue.*, kernel.domainname): set it on the node"
+    )]
+    SysctlNotNamespaced,
+    #[error("not the name of a sysctl: use words joined by '.' or '/', as sysctl(8)")]
+    SysctlName,
+    #[error(
+        "would change the node, whose network namespace the pod shares: leave it out, or use network POD"
+    )]
+    SysctlOnNodeNetwork,
+    #[error("would change the node, whose IPC namespace the pod shares: leave it out, or use ipc POD")]
+    SysctlOnNodeIpc,
+    #[error("would change the node, whose UTS namespace the pod shares: leave it out, or use network POD")]
+    SysctlOnNodeUts,
+    #[error("the pod's host name has a field of its own: use config.hostname")]
+    SysctlHostname,
+    #[error("given twice, once with '.' and once with '/': keep one")]
+    SysctlTwice,
+
+    #[error(
+        "TARGET joins a container's namespace and means nothing for a sandbox: use POD, CONTAINER (pid) or NODE"
+    )]
+    NamespaceTarget,
+    #[error("a pod's containers share this namespace: use POD or NODE")]
+    NamespaceContainer,
+    #[error("only for mode TARGET, which a sandbox cannot have: leave it empty")]
+    TargetId,
+
+    #[error("a user namespace is POD (with one uid and one gid mapping) or NODE (without): correct the mode")]
+    UsernsMode,
+    #[error(
+        "mode NODE shares the node's user namespace and maps nothing: remove the mappings, or use mode POD"
+    )]
+    UsernsNodeWithMappings,
+    #[error("mode POD needs exactly one mapping here: give one, or use mode NODE")]
+    MappingCount,
+    #[error("the pod's id 0 must be mapped: let container_id be 0")]
+    MappingWithoutRoot,
+    #[error("maps nothing: let the length be 1 or more")]
+    MappingEmpty,
+    #[error("reaches beyond 4294967294, the last id there is: lower host_id or the length")]
+    MappingOverflow,
+    #[error("the gids must be mapped as the uids are ({uids}): make the two equal")]
+    MappingsDiffer { uids: String },
+    #[error(
+        "a pod with a user namespace cannot share the node's network: its root does not own that network namespace and could not mount sysfs (KEP-127). Use network POD, or userns mode NODE"
+    )]
+    UsernsOnNodeNetwork,
+    #[error(
+        "a pod with a user namespace cannot share the node's pid namespace: it could not mount proc (KEP-127). Use pid POD or CONTAINER, or userns mode NODE"
+    )]
+    UsernsOnNodePid,
+    #[error(
+        "a pod with a user namespace cannot share the node's IPC namespace: its root does not own it (KEP-127). Use ipc POD, or userns mode NODE"
+    )]
+    UsernsOnNodeIpc,
+
+    #[error("not an id: use 0 to 4294967294")]
+    IdRange,
+    #[error("not mapped in the pod's user namespace: choose one below {length}")]
+    IdUnmapped { length: u32 },
+    #[error("run_as_group needs run_as_user beside it (CRI): set both")]
+    GroupWithoutUser,
+    #[error("a file is named, but the profile type is not Localhost: clear it, or set Localhost")]
+    RefWithoutLocalhost,
+    #[error(
+        "not a seccomp profile: use \"runtime/default\", \"unconfined\" or \"localhost/\" and an absolute path"
+    )]
+    SeccompPath,
+    #[error("contradicts config.linux.security_context.seccomp: leave this deprecated field empty")]
+    SeccompContradiction,
+    #[error(
+        "AppArmor is not enabled on this node, the profile cannot be applied: leave it out, or use a node with AppArmor"
+    )]
+    AppArmorOff,
+    #[error("AppArmor profiles are not applied to the infra container: use Unconfined")]
+    AppArmorUnsupported,
+    #[error(
+        "SELinux is not enabled on this node, the label cannot be applied: leave it out, or use a node with SELinux"
+    )]
+    SelinuxOff,
+    #[error("SELinux labels are not applied to the infra container: leave them out")]
+    SelinuxUnsupported,
+
+    #[error("out of range: use {min} to {max}, or 0 for unset")]
+    Range { min: i64, max: i64 },
+    #[error("not a quota: use 1000 microseconds or more, -1 for no limit, or 0 for unset")]
+    CpuQuota,
+    #[error("not a limit: use a positive number of bytes, or 0 for unset")]
+    MemoryLimit,
+    #[error(
+        "not a limit: use at least memory_limit_in_bytes (swap counts memory too), -1 for no limit, or 0 for unset"
+    )]
+    SwapLimit,
+    #[error("not a list of numbers such as \"0-3,8\": correct it")]
+    CpuList,
+    #[error("not a page size such as \"2MB\" or \"1GB\": correct it")]
+    PageSize,
+    #[error("given twice: keep one")]
+    Twice,
+    #[error("not the name of a cgroup file, such as \"memory.high\": correct it")]
+    UnifiedName,
+}

@@ -1,0 +1,41 @@
+//! Why the daemon could not start, or ended.
+
+use std::io;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("{action} {path}")]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "directory {path} may be changed by others than root (owner {uid}, mode {mode:o}): \
+         chown root and chmod go-w it, or configure another"
+    )]
+    LooseDirectory { path: PathBuf, uid: u32, mode: u32 },
+    #[error(
+        "another sandboxd (pid {pid}) uses {path}: stop it, or give this one its own root and state directories"
+    )]
+    Locked { path: PathBuf, pid: String },
+    #[error("somebody already listens on {path}: stop that daemon, or configure another socket")]
+    SocketInUse { path: PathBuf },
+    #[error("{path} is there and is no socket: remove it, or configure another socket")]
+    NotASocket { path: PathBuf },
+    #[error("no group {group:?} on this machine: create it, or empty socket_group")]
+    NoGroup { group: String },
+    #[error("waiting for signals")]
+    Signals(#[source] io::Error),
+    #[error("serving the CRI failed")]
+    Serve(#[source] tonic::transport::Error),
+}
+
+impl DaemonError {
+    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}

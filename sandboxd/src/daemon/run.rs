@@ -1,0 +1,75 @@
+//! Serving, and the way out.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::accept::connections;
+use super::{Daemon, DaemonError, Signals};
+use crate::cri::Cri;
+
+/// How long rpcs in flight may take to finish. Below systemd's 90 s, after which it kills.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How long connections may take to end by themselves once no rpc is in flight: the last answers are sent.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+impl Daemon {
+    /// Serves until a signal comes, then drains: new connections are refused, rpcs in flight finish within
+    /// 30 seconds, pods live on. A second signal ends the wait.
+    ///
+    /// # Errors
+    /// When the CRI can no longer be served.
+    pub async fn run(self, mut signals: Signals) -> Result<(), DaemonError> {
+        let Self { cri, cri_socket, config, locks } = self;
+        let (listener, cri_file) = cri_socket.listen()?;
+        let closing = CancellationToken::new();
+        let served = cri
+            .clone()
+            .router()
+            .serve_with_incoming_shutdown(connections(listener), closing.clone().cancelled_owned());
+        let mut served = tokio::spawn(served);
+
+        let status = format!("serving {}", config.cri_socket.display());
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "{status}");
+        notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        let signal = tokio::select! {
+            signal = signals.next() => signal,
+            ended = &mut served => return ended.unwrap_or(Ok(())).map_err(DaemonError::Serve),
+        };
+
+        tracing::info!(signal, "draining; pods live on");
+        notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+        closing.cancel();
+        // Nobody should find a socket that no longer answers.
+        drop(cri_file);
+        tokio::select! {
+            () = drained(&cri, &mut served) => {}
+            signal = signals.next() => tracing::warn!(signal, "not waiting for rpcs in flight"),
+        }
+        served.abort();
+        drop(locks);
+        tracing::info!("ended");
+        Ok(())
+    }
+}
+
+/// Ends when every rpc has its answer, or took too long.
+async fn drained(cri: &Cri, served: &mut JoinHandle<Result<(), tonic::transport::Error>>) {
+    if tokio::time::timeout(DRAIN, cri.idle()).await.is_err() {
+        tracing::warn!(seconds = DRAIN.as_secs(), "some rpcs did not finish in time");
+    }
+    match tokio::time::timeout(FAREWELL, served).await {
+        Ok(Ok(Err(error))) => tracing::warn!(%error, "ending the CRI's connections failed"),
+        Ok(_) => {}
+        Err(_) => tracing::debug!("closing connections that clients hold open"),
+    }
+}
+
+/// sd_notify(3); without NOTIFY_SOCKET it does nothing.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "telling the service manager failed");
+    }
+}
