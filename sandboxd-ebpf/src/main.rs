@@ -21,18 +21,19 @@ use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
     bpf_ktime_get_boot_ns, bpf_probe_read_user, bpf_probe_read_user_str_bytes,
 };
-use aya_ebpf::macros::{btf_tracepoint, map};
-use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{PerCpuArray, RingBuf};
+use aya_ebpf::macros::{btf_map, btf_tracepoint};
 use aya_ebpf::programs::BtfTracePointContext;
 use sandboxd_ebpf::{CheckRecord, Counters, INIT_USERNS, RING_BYTES, Syscall, valid};
 
 use kernel::{Ptr, Regs};
 
-#[map]
-static CHECKS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+// Maps described in BTF: so the object carries the layout of the record, which the daemon's tests compare.
+#[btf_map]
+static CHECKS: RingBuf<CheckRecord, { RING_BYTES as usize }> = RingBuf::new();
 
-#[map]
-static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+#[btf_map]
+static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 
 /// The CLONE_NEW* flags of clone(2): all but CLONE_NEWTIME, which is clone3's and unshare's only.
 const CLONE_NEW: u64 = 0x7e02_0000;
@@ -87,7 +88,7 @@ fn report(check: &Check) {
 
     // SAFETY: as above.
     unsafe { (*counters).produced += 1 };
-    let Some(mut entry) = CHECKS.reserve::<CheckRecord>(0) else {
+    let Some(mut entry) = CHECKS.reserve(0) else {
         // SAFETY: as above.
         unsafe { (*counters).lost += 1 };
         return;
