@@ -1,6 +1,7 @@
 //! The observer against the running kernel: real processes, real namespaces, real denials. As root on a
 //! kernel where the program loads; elsewhere each test says on stderr why it was skipped.
 #![cfg(feature = "observer")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on")]
 
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Command, Stdio};
@@ -287,4 +288,53 @@ fn a_disabled_observer_says_so() {
     let status = Observer::start(&settings, Arc::default()).status();
     assert_eq!(status.state, State::Disabled);
     assert!(status.message.contains("configuration"), "{}", status.message);
+}
+
+/// Medians of five rounds; run with `--ignored --nocapture`, best in the release profile.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn the_cost_of_a_check() {
+    fn median(call: impl Fn()) -> f64 {
+        const CALLS: u32 = 200_000;
+        let mut rounds: Vec<_> = (0..5)
+            .map(|_| {
+                let start = std::time::Instant::now();
+                (0..CALLS).for_each(|_| call());
+                start.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS)
+            })
+            .collect();
+        rounds.sort_by(f64::total_cmp);
+        rounds[2]
+    }
+    let measure = |what: &str| {
+        // SAFETY: no arguments.
+        let getppid = median(|| unsafe {
+            libc::syscall(libc::SYS_getppid);
+        });
+        // SAFETY: a NUL-terminated string.
+        let chroot = median(|| unsafe {
+            libc::syscall(libc::SYS_chroot, c"/".as_ptr());
+        });
+        // SAFETY: a NUL-terminated string and no flags.
+        let fsopen = median(|| unsafe {
+            libc::syscall(libc::SYS_fsopen, c"no-such".as_ptr(), 0);
+        });
+        let pss = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+        let pss = pss.lines().find(|line| line.starts_with("Pss:")).unwrap();
+        eprintln!(
+            "{what}: getppid {getppid:.0} ns, chroot (not recorded) {chroot:.0} ns, \
+             fsopen (recorded) {fsopen:.0} ns; {pss}"
+        );
+    };
+    measure("without");
+    let start = std::time::Instant::now();
+    let Some(live) = Live::start() else { return };
+    eprintln!("started in {:?}", start.elapsed());
+    measure("with");
+    std::thread::sleep(Duration::from_millis(100));
+    eprintln!("{:?}", live.observer.status());
+    let start = std::time::Instant::now();
+    drop(live);
+    eprintln!("stopped in {:?}", start.elapsed());
+    measure("after");
 }

@@ -195,7 +195,7 @@ mod tests {
         let data = sample();
         assert_eq!(Btf::parse(&data[1..], &[]).err(), Some(BtfError::Header));
         assert_eq!(Btf::parse(&[], &[]).err(), Some(BtfError::Header));
-        let mut cut = data.clone();
+        let mut cut = data;
         cut[12] -= 4; // type_len
         assert_eq!(Btf::parse(&cut, &[]).err(), Some(BtfError::Truncated { id: 4 }));
     }

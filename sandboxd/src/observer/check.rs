@@ -156,33 +156,6 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// Remembers which file-system type a thread last opened: fsconfig and fsmount get a descriptor, and the
-/// name is not in their arguments.
-#[derive(Debug, Default)]
-pub(super) struct OpenedTypes(std::collections::VecDeque<(i32, Box<str>)>);
-
-impl OpenedTypes {
-    const MOST: usize = 64;
-
-    /// Notes an fsopen, and fills in the type of what follows it on the same thread.
-    pub fn follow(&mut self, check: &mut Check) {
-        match check.syscall {
-            Syscall::Fsopen => {
-                let Some(fs_type) = check.fs_type.clone() else { return };
-                self.0.retain(|(tid, _)| *tid != check.tid);
-                if self.0.len() == Self::MOST {
-                    self.0.pop_front();
-                }
-                self.0.push_back((check.tid, fs_type));
-            }
-            Syscall::Fsconfig | Syscall::Fsmount => {
-                check.fs_type = self.0.iter().find(|(tid, _)| *tid == check.tid).map(|(_, t)| t.clone());
-            }
-            _ => {}
-        }
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -250,19 +223,5 @@ pub(super) mod tests {
         let setns = CheckRecord { syscall: Syscall::Setns as u32, flags: 0x4000_0000, ..record() };
         assert_eq!(check(&setns).call(), "setns(net)");
         assert!(Check::from_record(&CheckRecord { syscall: 99, ..record() }, 1, 0).is_none());
-    }
-
-    #[test]
-    fn fsconfig_gets_the_type_its_thread_opened() {
-        let mut opened = OpenedTypes::default();
-        let mut open = check(&CheckRecord { syscall: Syscall::Fsopen as u32, ..record() });
-        opened.follow(&mut open);
-        let blank = CheckRecord { syscall: Syscall::Fsconfig as u32, valid: !valid::FS_TYPE, ..record() };
-        let mut config = check(&blank);
-        opened.follow(&mut config);
-        assert_eq!(config.call(), "fsconfig(sysfs)");
-        let mut other = check(&CheckRecord { tid: 43, ..blank });
-        opened.follow(&mut other);
-        assert_eq!(other.call(), "fsconfig");
     }
 }

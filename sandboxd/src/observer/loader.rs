@@ -76,6 +76,22 @@ struct Offsets {
 
 /// Attaches on the best rung that works.
 pub fn attach() -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
+    let result = climb();
+    give_memory_back();
+    result
+}
+
+/// Reading the kernel's BTF takes some 20 MB of small pieces for a moment; glibc would keep them for the
+/// life of the daemon.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no memory of the program is touched, only what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+fn climb() -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
     let data = std::fs::read(VMLINUX_BTF)
         .map_err(|e| vec![Degradation::NoBtf { problem: format!("{VMLINUX_BTF}: {e}") }])?;
     let offsets = offsets(&data).map_err(|d| vec![d])?;

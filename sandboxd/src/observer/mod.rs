@@ -33,6 +33,8 @@ mod history;
 mod loader;
 pub mod names;
 #[cfg(feature = "observer")]
+mod opened;
+#[cfg(feature = "observer")]
 mod reader;
 pub mod reason;
 pub mod status;
@@ -93,11 +95,11 @@ impl Observer {
     /// [`Observer::status`] says what is not seen and why.
     #[must_use]
     pub fn start(settings: &ObserverSettings, attribution: Arc<Attribution>) -> Self {
-        let shared = |state, degradations| {
+        let shared = move |state, degradations| {
             Arc::new(Shared {
                 state,
                 degradations: Mutex::new(degradations),
-                attribution: attribution.clone(),
+                attribution,
                 history: Mutex::new(History::new(settings.history)),
                 subscribers: broadcast::Sender::new(SUBSCRIBER_LAG),
                 batches: watch::Sender::new(()),

@@ -5,17 +5,24 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::time::{ClockId, clock_gettime};
 use sandboxd_ebpf::{CheckRecord, Counters};
 
-use super::check::{Check, OpenedTypes, Verdict};
+use super::check::{Check, Verdict};
 use super::loader::{Attached, CounterMap};
+use super::opened::OpenedTypes;
 use super::reason::Reason;
 use super::status::Degradation;
 use super::{Shared, lock};
+
+/// How long records gather after the first one woke the reader. The kernel wakes a reader for each record
+/// that finds the ring empty; one that comes a little later is woken once for many. The ring has room for
+/// what a machine produces meanwhile.
+const GATHER: Duration = Duration::from_micros(300);
 
 /// Stops, and detaches the program, when dropped.
 pub(super) struct Reader {
@@ -83,6 +90,7 @@ impl Drain {
                 self.batch();
                 return Ok(());
             }
+            std::thread::sleep(GATHER);
         }
     }
 
