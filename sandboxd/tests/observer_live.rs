@@ -60,6 +60,7 @@ impl Live {
             self.pods.upsert(PodKeys {
                 id: PodId::from_string("cafe".repeat(16)),
                 name: "test/pod".to_string(),
+                created_at_ns: self.since_ns,
                 flow: FlowKind::NetworkFirst,
                 namespaces: Vec::new(),
                 processes: vec![ProcessKey { pid, role: "infra".to_string() }],
@@ -241,6 +242,29 @@ async fn forks_are_not_recorded_and_namespaces_made_are() {
     let checks = live.checks_of(&ran).await;
     assert!(checks.iter().all(|c| c.syscall.name() != "clone"), "{checks:#?}");
     assert!(checks.iter().any(|c| c.call() == "unshare(user|net)"), "{checks:#?}");
+}
+
+/// Copying a process asks for CAP_SYS_ADMIN once for each mapping; only the check for the namespaces counts.
+#[tokio::test]
+async fn a_clone_with_namespaces_is_one_check() {
+    let Some(live) = Live::start() else { return };
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::SIGCHLD;
+    // SAFETY: like fork(2), without a stack of its own; the child calls nothing but _exit.
+    let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    if child == 0 {
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(0) };
+    }
+    let child = i32::try_from(child).unwrap();
+    assert!(child > 0, "{}", std::io::Error::last_os_error());
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child), None).unwrap();
+    assert!(live.observer.caught_up(PATIENCE).await);
+    let tid = nix::unistd::gettid().as_raw();
+    let checks = live.observer.history(&CheckFilter { pid: Some(tid), ..Default::default() });
+    let clones: Vec<_> = checks.iter().filter(|c| c.tid == tid && c.call() == "clone(user|net)").collect();
+    assert_eq!(clones.len(), 1, "{checks:#?}");
+    assert_ne!(clones[0].target_userns, Some(INIT), "asked in the new user namespace");
+    assert!(live.observer.status().kernel.filtered > 0, "the memory's checks were counted");
 }
 
 /// More checks than the ring holds, faster than they are read: every one is seen or counted as lost.

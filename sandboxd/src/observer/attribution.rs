@@ -32,6 +32,9 @@ pub struct PodKeys {
     /// "namespace/name".
     pub name: String,
     pub flow: FlowKind,
+    /// When its making began, nanoseconds since the Unix epoch. Earlier checks are not its own: the kernel
+    /// gives the inode of a namespace, like a pid, to a later one again.
+    pub created_at_ns: i64,
     /// Those shared with the host are not keys.
     pub namespaces: Vec<NamespaceInfo>,
     pub processes: Vec<ProcessKey>,
@@ -54,6 +57,7 @@ impl PodKeys {
             id: pod.id.clone(),
             name: format!("{}/{}", metadata.namespace, metadata.name),
             flow: pod.flow,
+            created_at_ns: pod.created_at_ns,
             namespaces: pod.namespaces.clone(),
             processes: [process(pod.shim_pid, "shim"), process(pod.infra_pid, "infra")]
                 .into_iter()
@@ -126,7 +130,7 @@ impl Attribution {
         let by_inode = inodes.into_iter().flatten().find_map(|inode| index.by_inode.get(&inode));
         let by_pid =
             || [Some(check.pid), check.ppid].into_iter().flatten().find_map(|pid| index.by_pid.get(&pid));
-        let keys = by_inode.or_else(by_pid)?;
+        let keys = by_inode.or_else(by_pid).filter(|keys| check.time_ns >= keys.created_at_ns)?;
         let role = keys.processes.iter().find(|p| p.pid == check.pid).map(|p| p.role.as_str());
         Some(PodRef {
             id: keys.id.clone(),
@@ -146,6 +150,7 @@ pub(super) mod tests {
             id: PodId::from_string(id.to_string()),
             name: format!("default/{id}"),
             flow: FlowKind::RuntimeFirst,
+            created_at_ns: 0,
             namespaces: namespaces
                 .iter()
                 .map(|&(kind, inode, host)| NamespaceInfo {
@@ -194,6 +199,16 @@ pub(super) mod tests {
         assert!(known.pod_of_namespace(NsInode(201)).is_some());
         known.remove(&PodId::from_string("a".to_string()));
         assert_eq!(known.pod_of_namespace(NsInode(201)), None);
+    }
+
+    #[test]
+    fn what_was_before_a_pod_is_not_its_own() {
+        let known = Attribution::default();
+        let keys = keys("a", &[(NsKind::User, 100, false)], &[]);
+        known.upsert(PodKeys { created_at_ns: 1_001, ..keys.clone() });
+        assert_eq!(known.of_check(&check(&record())), None, "its inode was another's at 1,000");
+        known.upsert(PodKeys { created_at_ns: 1_000, ..keys });
+        assert!(known.of_check(&check(&record())).is_some());
     }
 
     #[test]
