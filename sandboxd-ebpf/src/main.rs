@@ -17,11 +17,11 @@
 
 mod kernel;
 
+use aya_ebpf::btf_maps::{PerCpuArray, RingBuf};
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
     bpf_ktime_get_boot_ns, bpf_probe_read_user, bpf_probe_read_user_str_bytes,
 };
-use aya_ebpf::btf_maps::{PerCpuArray, RingBuf};
 use aya_ebpf::macros::{btf_map, btf_tracepoint};
 use aya_ebpf::programs::BtfTracePointContext;
 use sandboxd_ebpf::{CheckRecord, Counters, INIT_USERNS, RING_BYTES, Syscall, valid};

@@ -5,7 +5,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use sandboxd::observer::check::INIT;
@@ -22,7 +22,11 @@ struct Live {
     pods: Arc<Attribution>,
     since_ns: i64,
     dir: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// Every observer sees the whole machine: a burst in one test would push the checks of another one out.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Something that ran and ended.
 struct Ran {
@@ -34,6 +38,7 @@ struct Ran {
 
 impl Live {
     fn start() -> Option<Self> {
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let pods = Arc::new(Attribution::default());
         let observer = Observer::start(&ObserverSettings::default(), pods.clone());
         let status = observer.status();
@@ -48,7 +53,7 @@ impl Live {
         assert_eq!(status.degradations, Vec::new());
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
         let dir = tempfile::tempdir().unwrap();
-        Some(Self { observer, pods, since_ns: i64::try_from(now).unwrap(), dir })
+        Some(Self { observer, pods, since_ns: i64::try_from(now).unwrap(), dir, _alone: alone })
     }
 
     /// Runs a script in a mount namespace of its own. `$D` is an empty directory to mount on. The script's
