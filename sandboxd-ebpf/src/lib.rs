@@ -1,2 +1,233 @@
 //! The layout of what the eBPF programs report: one definition for the kernel side and the daemon.
+//!
+//! Everything here is `repr(C)` without padding and of fixed size: a fixed-size record loses far less of a
+//! ring buffer than a variable one, and the layout is asserted at compile time on both sides.
 #![no_std]
+
+use core::mem::{offset_of, size_of};
+
+/// The ring buffer's size in bytes: a power of two and a multiple of the page size. Room for about 3,000
+/// records, thirty pods' worth of checks before the reader runs once.
+pub const RING_BYTES: u32 = 512 * 1024;
+/// Names of the maps in the object.
+pub const RING_MAP: &str = "CHECKS";
+pub const COUNTERS_MAP: &str = "COUNTERS";
+/// Name of the `tp_btf` program, and of the tracepoint it hangs on.
+pub const TP_BTF_PROGRAM: &str = "cap_capable_tp";
+pub const TRACEPOINT: &str = "cap_capable";
+
+/// Bytes of [`CheckRecord::fs_type`], the terminating NUL included. The longest name in the kernel's tree
+/// fits ("binfmt_misc", "selinuxfs", "nfsd"); a longer one is cut.
+pub const FS_TYPE_LEN: usize = 16;
+/// TASK_COMM_LEN of the kernel.
+pub const COMM_LEN: usize = 16;
+
+/// Inode of the initial user namespace (PROC_USER_INIT_INO of the kernel, the same since 3.8).
+pub const INIT_USERNS: u32 = 0xEFFF_FFFD;
+/// Offset of a member that this kernel's BTF does not have.
+pub const MISSING: u32 = u32::MAX;
+
+/// Which fields of a record were read. Without its bit a field is 0 and means "not known".
+pub mod valid {
+    pub const CALLER_USERNS: u32 = 1 << 0;
+    pub const TARGET_USERNS: u32 = 1 << 1;
+    pub const NETNS: u32 = 1 << 2;
+    pub const MNTNS: u32 = 1 << 3;
+    pub const PIDNS: u32 = 1 << 4;
+    pub const NETNS_OWNER: u32 = 1 << 5;
+    pub const MNTNS_OWNER: u32 = 1 << 6;
+    pub const PIDNS_OWNER: u32 = 1 << 7;
+    pub const TARGET_PARENT: u32 = 1 << 8;
+    pub const TARGET_UID: u32 = 1 << 9;
+    pub const CALLER_UID: u32 = 1 << 10;
+    pub const PARENT: u32 = 1 << 11;
+    pub const FS_TYPE: u32 = 1 << 12;
+    pub const FLAGS: u32 = 1 << 13;
+}
+
+/// The syscalls whose checks are recorded: those of mounting and of namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Syscall {
+    Mount = 1,
+    Fsopen = 2,
+    Fsconfig = 3,
+    Fsmount = 4,
+    MoveMount = 5,
+    Setns = 6,
+    Unshare = 7,
+    Clone = 8,
+    Clone3 = 9,
+}
+
+impl Syscall {
+    pub const ALL: [Self; 9] = [
+        Self::Mount,
+        Self::Fsopen,
+        Self::Fsconfig,
+        Self::Fsmount,
+        Self::MoveMount,
+        Self::Setns,
+        Self::Unshare,
+        Self::Clone,
+        Self::Clone3,
+    ];
+
+    /// The name as in syscalls(2).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mount => "mount",
+            Self::Fsopen => "fsopen",
+            Self::Fsconfig => "fsconfig",
+            Self::Fsmount => "fsmount",
+            Self::MoveMount => "move_mount",
+            Self::Setns => "setns",
+            Self::Unshare => "unshare",
+            Self::Clone => "clone",
+            Self::Clone3 => "clone3",
+        }
+    }
+
+    /// The global of the object that holds this architecture's number of the syscall.
+    #[must_use]
+    pub const fn global(self) -> &'static str {
+        match self {
+            Self::Mount => "NR_MOUNT",
+            Self::Fsopen => "NR_FSOPEN",
+            Self::Fsconfig => "NR_FSCONFIG",
+            Self::Fsmount => "NR_FSMOUNT",
+            Self::MoveMount => "NR_MOVE_MOUNT",
+            Self::Setns => "NR_SETNS",
+            Self::Unshare => "NR_UNSHARE",
+            Self::Clone => "NR_CLONE",
+            Self::Clone3 => "NR_CLONE3",
+        }
+    }
+
+    #[must_use]
+    pub fn from_raw(raw: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| *s as u32 == raw)
+    }
+}
+
+/// One capability check the kernel made inside one of [`Syscall`].
+///
+/// Pids and uids are the host's. Inodes are those of nsfs (`unsigned int` in `struct ns_common`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct CheckRecord {
+    /// CLOCK_BOOTTIME, nanoseconds.
+    pub time_ns: u64,
+    /// What the syscall was asked: flags of mount, unshare, clone and clone3, the namespace type of setns,
+    /// the command of fsconfig, the flags of fsmount.
+    pub flags: u64,
+    pub cgroup_id: u64,
+    /// Thread group, thread, and thread group of the parent.
+    pub pid: u32,
+    pub tid: u32,
+    pub ppid: u32,
+    /// A [`Syscall`].
+    pub syscall: u32,
+    /// CAP_* number (capabilities(7)).
+    pub capability: u32,
+    /// What cap_capable returned: 0, or -EPERM.
+    pub ret: i32,
+    /// Bits of [`valid`].
+    pub valid: u32,
+    /// The user namespace of the credentials that were checked.
+    pub caller_userns: u32,
+    /// The user namespace in which the capability was asked.
+    pub target_userns: u32,
+    /// The parent of the target (0 for the initial user namespace, with its valid bit set).
+    pub target_parent: u32,
+    /// The uid that made the target user namespace.
+    pub target_uid: u32,
+    /// Effective uid of the checked credentials.
+    pub caller_uid: u32,
+    /// The caller's namespaces, and the user namespaces that own them.
+    pub netns: u32,
+    pub mntns: u32,
+    pub pidns: u32,
+    pub netns_owner: u32,
+    pub mntns_owner: u32,
+    pub pidns_owner: u32,
+    pub fs_type: [u8; FS_TYPE_LEN],
+    pub comm: [u8; COMM_LEN],
+}
+
+const _: () = {
+    assert!(size_of::<CheckRecord>() == 128);
+    assert!(offset_of!(CheckRecord, pid) == 24);
+    assert!(offset_of!(CheckRecord, caller_userns) == 52);
+    assert!(offset_of!(CheckRecord, fs_type) == 96);
+    assert!(offset_of!(CheckRecord, comm) == 112);
+    assert!(RING_BYTES.is_power_of_two() && RING_BYTES.is_multiple_of(64 * 1024));
+};
+
+impl CheckRecord {
+    /// A record as it came out of the ring buffer. `None` for bytes of another length: another version of
+    /// the object.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: the length was checked, every field is an integer or an array of bytes (any bit pattern
+        // is a value), and read_unaligned asks for no alignment.
+        Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+    }
+}
+
+/// What one CPU counted. `seen + lost == produced`, where `seen` is what the daemon took from the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Counters {
+    /// Checks the program wanted to report.
+    pub produced: u64,
+    /// Of them, those the full ring buffer had no room for.
+    pub lost: u64,
+    /// Checks of clone and clone3 that belong to copying memory, not to namespaces (one for each mapping
+    /// of the process): not reported, not in `produced`.
+    pub filtered: u64,
+}
+
+const _: () = assert!(size_of::<Counters>() == 24);
+
+/// Calls a macro with every kernel structure member whose offset the programs need: name of the global,
+/// structure, member. The daemon finds the offsets in the running kernel's BTF and sets the globals.
+#[macro_export]
+macro_rules! kernel_members {
+    ($each:ident) => {
+        $each! {
+            CRED_USER_NS: cred.user_ns,
+            CRED_EUID: cred.euid,
+            USERNS_NS: user_namespace.ns,
+            USERNS_PARENT: user_namespace.parent,
+            USERNS_OWNER: user_namespace.owner,
+            NS_INUM: ns_common.inum,
+            TASK_FLAGS: task_struct.flags,
+            TASK_NSPROXY: task_struct.nsproxy,
+            TASK_REAL_PARENT: task_struct.real_parent,
+            TASK_TGID: task_struct.tgid,
+            TASK_THREAD_PID: task_struct.thread_pid,
+            NSPROXY_NET: nsproxy.net_ns,
+            NSPROXY_MNT: nsproxy.mnt_ns,
+            NET_NS: net.ns,
+            NET_USER_NS: net.user_ns,
+            MNT_NS: mnt_namespace.ns,
+            MNT_USER_NS: mnt_namespace.user_ns,
+            PID_LEVEL: pid.level,
+            PID_NUMBERS: pid.numbers,
+            UPID_NS: upid.ns,
+            PIDNS_NS: pid_namespace.ns,
+            PIDNS_USER_NS: pid_namespace.user_ns,
+        }
+    };
+}
+
+/// The globals that do not stand for a member of [`kernel_members!`]: the size of `struct upid`, and where
+/// `struct pt_regs` keeps the syscall's number and its first four arguments.
+pub const UPID_SIZE: &str = "UPID_SIZE";
+pub const REGS_NR: &str = "REGS_NR";
+pub const REGS_ARGS: [&str; 4] = ["REGS_ARG0", "REGS_ARG1", "REGS_ARG2", "REGS_ARG3"];

@@ -1,2 +1,207 @@
+//! The programs that report the kernel's capability checks.
+//!
+//! ```text
+//! cap_capable() ──▶ tracepoint ──▶ which syscall is it in? ──▶ a namespace or mount one? ──▶ ring buffer
+//!                                        (pt_regs)             no: return, nothing written
+//! ```
+//!
+//! There is no hook on syscall entry: the number and the arguments are read from the task's saved
+//! registers inside the check, so that no other syscall of the machine slows down. rustc emits no CO-RE
+//! relocations; the offsets of kernel structures are globals that the loader fills from the running
+//! kernel's BTF, and the verifier sees them as constants. A member that the kernel does not have switches
+//! off the one field that needs it.
+//!
+//! A 32-bit program on a 64-bit kernel has other syscall numbers: its calls are not recognised.
 #![no_std]
 #![no_main]
+
+mod kernel;
+
+use aya_ebpf::btf_maps::{PerCpuArray, RingBuf};
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
+    bpf_ktime_get_boot_ns, bpf_probe_read_user, bpf_probe_read_user_str_bytes,
+};
+use aya_ebpf::macros::{btf_map, btf_tracepoint};
+use aya_ebpf::programs::BtfTracePointContext;
+use sandboxd_ebpf::{CheckRecord, Counters, INIT_USERNS, RING_BYTES, Syscall, valid};
+
+use kernel::{Ptr, Regs};
+
+// Maps described in BTF: so the object carries the layout of the record, which the daemon's tests compare.
+#[btf_map]
+static CHECKS: RingBuf<CheckRecord, { RING_BYTES as usize }> = RingBuf::new();
+
+#[btf_map]
+static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
+
+/// The CLONE_NEW* flags of clone(2): all but CLONE_NEWTIME, which is clone3's and unshare's only.
+const CLONE_NEW: u64 = 0x7e02_0000;
+const CLONE_NEWTIME: u64 = 0x80;
+const CLONE_NEWUSER: u64 = 0x1000_0000;
+
+/// `TP_PROTO(const struct cred *cred, struct user_namespace *target_ns,
+/// const struct user_namespace *capable_ns, int cap, int ret)`.
+#[btf_tracepoint(function = "cap_capable")]
+fn cap_capable_tp(ctx: BtfTracePointContext) -> i32 {
+    let check = Check {
+        cred: Ptr::new(ctx.arg::<u64>(0)),
+        target: Ptr::new(ctx.arg::<u64>(1)),
+        capability: ctx.arg(3),
+        ret: ctx.arg(4),
+    };
+    report(&check);
+    0
+}
+
+/// The arguments of the check, whichever hook they came through.
+struct Check {
+    cred: Ptr,
+    target: Ptr,
+    capability: u32,
+    ret: i32,
+}
+
+#[inline(always)]
+fn report(check: &Check) {
+    // SAFETY: a helper without arguments; never null in a tracing program.
+    let task = Ptr::new(unsafe { bpf_get_current_task_btf() } as u64);
+    let regs = Regs::of(task);
+    let Some(syscall) = kernel::gated(regs.number()) else { return };
+    if kernel::is_kernel_thread(task) {
+        return;
+    }
+    let asked = Asked::read(syscall, &regs);
+    if is_fork(syscall) && asked.flags & (CLONE_NEW | CLONE_NEWTIME) == 0 {
+        return;
+    }
+    let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
+
+    let caller_userns = kernel::inum_of_userns(check.cred.follow(kernel::CRED_USER_NS.load()));
+    let target_userns = kernel::inum_of_userns(check.target);
+    if is_fork(syscall) && is_memory_accounting(check, &asked, caller_userns, target_userns) {
+        // SAFETY: the verifier has seen the null check; the map is per CPU and tracing programs are not
+        // preempted by themselves, so nobody else writes this slot.
+        unsafe { (*counters).filtered += 1 };
+        return;
+    }
+
+    // SAFETY: as above.
+    unsafe { (*counters).produced += 1 };
+    let Some(mut entry) = CHECKS.reserve(0) else {
+        // SAFETY: as above.
+        unsafe { (*counters).lost += 1 };
+        return;
+    };
+    // SAFETY: reserve gives room for one record, aligned to 8; every field is written below (`fs_type` and
+    // `comm` before their helpers, which may leave them alone).
+    let out = unsafe { &mut *entry.as_mut_ptr() };
+    fill(out, check, syscall, &asked, task, caller_userns, target_userns);
+    entry.submit(0);
+}
+
+/// A fork checks CAP_SYS_ADMIN against the initial user namespace once for each mapping it copies
+/// (cap_vm_enough_memory). In the same syscall only a refused clone with new namespaces, by a caller of the
+/// initial user namespace, is asked there too: that one must not be lost.
+#[inline(always)]
+fn is_memory_accounting(check: &Check, asked: &Asked, caller: u32, target: u32) -> bool {
+    let about_namespaces = caller == INIT_USERNS && asked.flags & CLONE_NEWUSER == 0 && check.ret != 0;
+    target == INIT_USERNS && !about_namespaces
+}
+
+#[inline(always)]
+fn is_fork(syscall: Syscall) -> bool {
+    matches!(syscall, Syscall::Clone | Syscall::Clone3)
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "inlined into one program; a structure would cost stack")]
+fn fill(
+    out: &mut CheckRecord,
+    check: &Check,
+    syscall: Syscall,
+    asked: &Asked,
+    task: Ptr,
+    caller_userns: u32,
+    target_userns: u32,
+) {
+    let mut seen = asked.valid;
+    let mut known = |bit: u32, value: Option<u32>| -> u32 {
+        if value.is_some() {
+            seen |= bit;
+        }
+        value.unwrap_or(0)
+    };
+    let pid_tgid = bpf_get_current_pid_tgid();
+    // SAFETY: helpers without arguments.
+    (out.time_ns, out.cgroup_id) = unsafe { (bpf_ktime_get_boot_ns(), bpf_get_current_cgroup_id()) };
+    out.flags = asked.flags;
+    out.pid = (pid_tgid >> 32) as u32;
+    out.tid = pid_tgid as u32;
+    out.syscall = syscall as u32;
+    out.capability = check.capability;
+    out.ret = check.ret;
+    out.caller_userns = known(valid::CALLER_USERNS, (caller_userns != 0).then_some(caller_userns));
+    out.target_userns = known(valid::TARGET_USERNS, (target_userns != 0).then_some(target_userns));
+    out.ppid = known(valid::PARENT, kernel::parent(task));
+    out.caller_uid = known(valid::CALLER_UID, check.cred.read_u32(kernel::CRED_EUID.load()));
+    out.target_uid = known(valid::TARGET_UID, check.target.read_u32(kernel::USERNS_OWNER.load()));
+    out.target_parent = known(valid::TARGET_PARENT, kernel::userns_parent(check.target));
+
+    let net = kernel::netns(task);
+    out.netns = known(valid::NETNS, kernel::inum(net, kernel::NET_NS.load()));
+    out.netns_owner = known(valid::NETNS_OWNER, kernel::owner(net, kernel::NET_USER_NS.load()));
+    let mnt = kernel::mntns(task);
+    out.mntns = known(valid::MNTNS, kernel::inum(mnt, kernel::MNT_NS.load()));
+    out.mntns_owner = known(valid::MNTNS_OWNER, kernel::owner(mnt, kernel::MNT_USER_NS.load()));
+    let (pidns, pidns_owner) = kernel::active_pidns(task);
+    out.pidns = known(valid::PIDNS, pidns);
+    out.pidns_owner = known(valid::PIDNS_OWNER, pidns_owner);
+
+    out.fs_type = [0; sandboxd_ebpf::FS_TYPE_LEN];
+    if asked.fs_type != 0 {
+        // SAFETY: the helper checks the user's address and writes at most the slice's length.
+        let read = unsafe { bpf_probe_read_user_str_bytes(asked.fs_type as *const u8, &mut out.fs_type) };
+        if read.is_ok() {
+            seen |= valid::FS_TYPE;
+        }
+    }
+    out.comm = bpf_get_current_comm().unwrap_or_default();
+    out.valid = seen;
+}
+
+/// What the syscall was asked for.
+struct Asked {
+    flags: u64,
+    /// User address of the file-system type's name, or 0.
+    fs_type: u64,
+    valid: u32,
+}
+
+impl Asked {
+    #[inline(always)]
+    fn read(syscall: Syscall, regs: &Regs) -> Self {
+        let (flags, fs_type) = match syscall {
+            Syscall::Mount => (Some(regs.arg3()), regs.arg2()),
+            Syscall::Fsopen => (Some(regs.arg1()), regs.arg0()),
+            Syscall::Fsconfig | Syscall::Fsmount | Syscall::Setns => (Some(regs.arg1()), 0),
+            Syscall::Unshare | Syscall::Clone => (Some(regs.arg0()), 0),
+            // SAFETY: the helper checks the user's address; struct clone_args begins with the flags.
+            Syscall::Clone3 => (unsafe { bpf_probe_read_user(regs.arg0() as *const u64) }.ok(), 0),
+            Syscall::MoveMount => (None, 0),
+        };
+        let valid = if flags.is_some() { valid::FLAGS } else { 0 };
+        Self { flags: flags.unwrap_or(0), fs_type, valid }
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The helpers that read kernel memory are for programs under a licence compatible with the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,0 +1,444 @@
+//! Words for a [`Reason`], for an operator who has not read the kernel's source.
+
+use sandboxd_ebpf::Syscall;
+
+use super::attribution::{Attribution, PodKeys};
+use super::check::{Check, INIT, Verdict};
+use super::covering::Covering;
+use super::names;
+use super::reason::Reason;
+use crate::pod::model::{FlowKind, NsInode, NsKind};
+
+/// Why, in full sentences.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Explanation {
+    /// The stable code, [`Reason::code`]; "allowed" for an allowed check.
+    pub code: &'static str,
+    /// What happened.
+    pub headline: String,
+    /// Syscall, what was asked, which kernel function checks it.
+    pub asked: String,
+    /// In which user namespace, and who owns that.
+    pub target: String,
+    /// Which user namespace the caller has.
+    pub caller: String,
+    /// Who made the namespace in question, and when, where known.
+    pub made_by: String,
+    /// What would fix it.
+    pub fix: String,
+    /// Man pages, kernel functions, KEPs.
+    pub sources: Vec<&'static str>,
+}
+
+impl Explanation {
+    /// Headline and fix: what fits into an error's text.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        if self.fix.is_empty() { self.headline.clone() } else { format!("{} {}", self.headline, self.fix) }
+    }
+}
+
+/// Explains a check with what is known of the node's pods.
+#[must_use]
+pub fn explain(check: &Check, pods: &Attribution) -> Explanation {
+    let view = View { check, pods };
+    let Some(reason) = &check.reason else { return view.allowed() };
+    let kernels = reason.kernels();
+    let (headline, fix) = view.headline_and_fix(kernels);
+    let stranger = matches!(reason, Reason::NotAPodProcess(_));
+    Explanation {
+        code: reason.code(),
+        headline: if stranger {
+            format!("{headline} The process is none of a pod of this node, as far as sandboxd knows.")
+        } else {
+            headline
+        },
+        asked: view.asked(kernels),
+        target: view.target(kernels),
+        caller: view.caller(),
+        made_by: view.made_by(kernels),
+        fix,
+        sources: sources(kernels, check.syscall),
+    }
+}
+
+struct View<'a> {
+    check: &'a Check,
+    pods: &'a Attribution,
+}
+
+impl View<'_> {
+    fn allowed(&self) -> Explanation {
+        let capability = names::capability(self.check.capability);
+        Explanation {
+            code: "allowed",
+            headline: format!("{} was allowed {capability} for {}.", self.who(), self.check.call()),
+            asked: self.asked(&Reason::Unknown),
+            target: self.target(&Reason::Unknown),
+            caller: self.caller(),
+            sources: vec!["user_namespaces(7)", "capabilities(7)"],
+            ..Explanation::default()
+        }
+    }
+
+    fn headline_and_fix(&self, reason: &Reason) -> (String, String) {
+        let who = self.who();
+        let call = self.check.call();
+        match reason {
+            Reason::NetnsOwnedByOtherUserns { netns, owner, .. } => (
+                format!(
+                    "{who} may not mount sysfs: its network namespace {netns} is owned by {}, not by the \
+                     caller's user namespace.",
+                    self.userns(*owner)
+                ),
+                self.netns_fix(*netns),
+            ),
+            Reason::ProcWithoutOwnPidns { pidns, owner, .. } => (
+                format!(
+                    "{who} may not mount proc: its pid namespace {pidns} is owned by {}, not by the caller's \
+                     user namespace.",
+                    self.userns(*owner)
+                ),
+                "Give the process a pid namespace made together with or after its user namespace, or \
+                 bind-mount the existing /proc."
+                    .to_string(),
+            ),
+            Reason::MayMountDenied { mntns, owner, .. } => (
+                format!(
+                    "{who} may not mount anything: its mount namespace {mntns} is owned by {}, not by the \
+                     caller's user namespace.",
+                    self.userns(*owner)
+                ),
+                "Give the process a mount namespace made together with or after its user namespace \
+                 (CLONE_NEWUSER and CLONE_NEWNS)."
+                    .to_string(),
+            ),
+            Reason::SetnsForeignNamespace { owner, .. } => (
+                format!(
+                    "{who} may not join the {} namespace: it is owned by {}, in which the caller has no \
+                     privilege.",
+                    self.joined(),
+                    self.userns(*owner)
+                ),
+                "Join the user namespace that owns it first, or have it made together with or after the \
+                 caller's own user namespace."
+                    .to_string(),
+            ),
+            Reason::FilesystemNotForUserns { fs_type, .. } => (
+                format!(
+                    "{who} may not mount {fs_type}: the kernel lets only the initial user namespace do so."
+                ),
+                format!(
+                    "Mount {fs_type} on the host and bind-mount it into the pod, or let sandboxd do so \
+                     through a volume."
+                ),
+            ),
+            Reason::CapabilityDropped { capability, userns } => {
+                let name = names::capability(*capability);
+                (
+                    format!(
+                        "{who} may not {call}: it does not have {name} in its own user namespace, {}.",
+                        self.userns(*userns)
+                    ),
+                    format!(
+                        "Give the container {name} (securityContext.capabilities.add) if it is meant to do \
+                         this; in a pod with its own user namespace that reaches no further than the pod."
+                    ),
+                )
+            }
+            Reason::TooRevealing { fs_type, covering } => (
+                format!(
+                    "{who} may not mount {fs_type} anew: it would show what is hidden in its mount namespace \
+                     ({covering})."
+                ),
+                too_revealing_fix(fs_type, covering),
+            ),
+            Reason::OtherUserns { target, .. } => (
+                format!(
+                    "{who} may not {call}: that takes privilege in {}, which it does not have.",
+                    self.userns(*target)
+                ),
+                "Have what it asks for made by, or for, the caller's own user namespace.".to_string(),
+            ),
+            Reason::Incidental { capability } => (
+                format!(
+                    "{who} was not given {} on the way through {call}; the call does not depend on it.",
+                    names::capability(*capability)
+                ),
+                "Nothing is to be done for this check; if the call failed, look for another one beside it."
+                    .to_string(),
+            ),
+            Reason::Unknown => (
+                format!(
+                    "{who} was denied {} in {call}; too little was read to tell why.",
+                    names::capability(self.check.capability)
+                ),
+                "The observer's degradations name what this kernel does not show.".to_string(),
+            ),
+            Reason::NotAPodProcess(inner) => self.headline_and_fix(inner),
+        }
+    }
+
+    fn netns_fix(&self, netns: NsInode) -> String {
+        match self.pods.pod_of_namespace(netns).map(|pod| pod.flow) {
+            Some(FlowKind::NetworkFirst) => {
+                "Use a handler with flow = \"runtime-first\" (sandboxd's default): it \
+                makes the user namespace first, so that it owns the network namespace. The network-first \
+                handler exists to show this failure (containerd issue 6908)."
+                    .to_string()
+            }
+            _ => {
+                "Make the user namespace first and the network namespace with it or from inside it; an owner \
+                  cannot be changed afterwards."
+                    .to_string()
+            }
+        }
+    }
+
+    fn asked(&self, reason: &Reason) -> String {
+        let check = self.check;
+        let capability = names::capability(check.capability);
+        let call = check.call();
+        match (check.verdict, reason) {
+            (Verdict::Refused, _) => format!(
+                "{call} passed every capability check; mount_too_revealing() then looks for an existing mount \
+                 of the type that shows all of it."
+            ),
+            (_, Reason::NetnsOwnedByOtherUserns { .. }) => format!(
+                "{call} asks for {capability} in the user namespace that owns the caller's network namespace: \
+                 sysfs shows that namespace's devices (kobj_ns_current_may_mount, net_current_may_mount)."
+            ),
+            (_, Reason::ProcWithoutOwnPidns { .. }) => format!(
+                "{call} asks for {capability} in the user namespace that owns the caller's pid namespace: proc \
+                 shows that namespace's processes (proc_init_fs_context, mount_capable)."
+            ),
+            (_, Reason::MayMountDenied { .. }) => format!(
+                "{call} asks for {capability} in the user namespace that owns the caller's mount namespace \
+                 (may_mount), before anything else."
+            ),
+            (_, Reason::SetnsForeignNamespace { .. }) => format!(
+                "{call} asks for {capability} in the user namespace that owns the namespace to join (the \
+                 install operation of its kind)."
+            ),
+            (_, Reason::FilesystemNotForUserns { fs_type, .. }) => format!(
+                "{call} asks for {capability} in the initial user namespace, because {fs_type} lacks \
+                 FS_USERNS_MOUNT (mount_capable)."
+            ),
+            _ => format!("{call} asks for {capability} (cap_capable)."),
+        }
+    }
+
+    fn target(&self, reason: &Reason) -> String {
+        let Some(target) = self.check.target_userns else {
+            return "The user namespace that was asked could not be read.".to_string();
+        };
+        if let Reason::TooRevealing { .. } = reason {
+            return format!("The last check was made, and passed, in {}.", self.userns(target));
+        }
+        let what = match reason {
+            Reason::NetnsOwnedByOtherUserns { netns, .. } => format!(" It owns network namespace {netns}."),
+            Reason::ProcWithoutOwnPidns { pidns, .. } => format!(" It owns pid namespace {pidns}."),
+            Reason::MayMountDenied { mntns, .. } => format!(" It owns mount namespace {mntns}."),
+            _ => String::new(),
+        };
+        let made = match (target == INIT, self.check.target_uid) {
+            (false, Some(uid)) => format!(", made by uid {uid} of the host"),
+            _ => String::new(),
+        };
+        format!("The capability was asked in {}{made}.{what}", self.userns(target))
+    }
+
+    fn caller(&self) -> String {
+        let check = self.check;
+        let Some(caller) = check.caller_userns else {
+            return format!("{} (pid {}); its user namespace could not be read.", check.comm, check.pid);
+        };
+        let uid = check.caller_uid.map(|uid| format!(", uid {uid} of the host")).unwrap_or_default();
+        format!("{} (pid {}{uid}) is in {}.", check.comm, check.pid, self.userns(caller))
+    }
+
+    fn made_by(&self, reason: &Reason) -> String {
+        let Reason::NetnsOwnedByOtherUserns { netns, .. } = reason else { return String::new() };
+        let Some(pod) = self.pods.pod_of_namespace(*netns) else {
+            return format!("Network namespace {netns} was made by something else than sandboxd.");
+        };
+        match &pod.netns_made {
+            Some(made) => {
+                format!("Network namespace {netns} was made by {} at {}.", made.by, time(made.at_ns))
+            }
+            None => format!("Network namespace {netns} belongs to pod {}.", pod.name),
+        }
+    }
+
+    /// "The infra container of pod default/web", or the command.
+    fn who(&self) -> String {
+        match &self.check.pod {
+            Some(pod) if pod.container.is_empty() => format!("{} of pod {}", self.check.comm, pod.name),
+            Some(pod) => format!("{} ({} of pod {})", self.check.comm, pod.container, pod.name),
+            None => format!("{} (pid {})", self.check.comm, self.check.pid),
+        }
+    }
+
+    fn userns(&self, inode: NsInode) -> String {
+        if inode == INIT {
+            return format!("the host's initial user namespace ({inode})");
+        }
+        let pod = self
+            .pods
+            .pod_of_namespace(inode)
+            .filter(|pod: &std::sync::Arc<PodKeys>| pod.own(NsKind::User) == Some(inode));
+        match pod {
+            Some(pod) => format!("the user namespace of pod {} ({inode})", pod.name),
+            None => format!("user namespace {inode}"),
+        }
+    }
+
+    fn joined(&self) -> String {
+        let kinds = names::namespace_kinds(self.check.flags.unwrap_or(0));
+        match kinds.as_slice() {
+            [] => "asked-for".to_string(),
+            kinds => kinds
+                .iter()
+                .map(|kind| match kind {
+                    NsKind::Net => "network",
+                    NsKind::Mnt => "mount",
+                    other => other.name(),
+                })
+                .collect::<Vec<_>>()
+                .join(", "),
+        }
+    }
+}
+
+fn too_revealing_fix(fs_type: &str, covering: &Covering) -> String {
+    match covering {
+        Covering::Mounts(_) => format!(
+            "Leave the mounts over the existing {fs_type} out of the parent (unmasked: procMount: Unmasked for \
+             /proc), or bind-mount the existing one."
+        ),
+        Covering::NoneVisible => {
+            format!("Keep a {fs_type} in the mount namespace that the process starts from.")
+        }
+        Covering::ReadOnly => format!("Mount {fs_type} read-only, as the existing one is."),
+        Covering::Nothing | Covering::Gone => format!(
+            "Run it again and look at /proc/PID/mountinfo for mounts over {fs_type}; where there is none, another \
+             security module refused."
+        ),
+    }
+}
+
+fn sources(reason: &Reason, syscall: Syscall) -> Vec<&'static str> {
+    let mut sources = match reason {
+        Reason::NetnsOwnedByOtherUserns { .. } => vec![
+            "fs/sysfs/mount.c: sysfs_init_fs_context",
+            "net/core/net-sysfs.c: net_current_may_mount",
+            "https://github.com/containerd/containerd/issues/6908",
+            "KEP-127",
+        ],
+        Reason::ProcWithoutOwnPidns { .. } => {
+            vec!["fs/proc/root.c: proc_init_fs_context", "fs/super.c: mount_capable", "pid_namespaces(7)"]
+        }
+        Reason::MayMountDenied { .. } => vec!["fs/namespace.c: may_mount", "mount_namespaces(7)"],
+        Reason::SetnsForeignNamespace { .. } => vec!["kernel/nsproxy.c: validate_nsset"],
+        Reason::FilesystemNotForUserns { .. } => vec!["fs/super.c: mount_capable"],
+        Reason::TooRevealing { .. } => {
+            vec!["fs/namespace.c: mount_too_revealing", "fs/namespace.c: mnt_already_visible"]
+        }
+        _ => vec!["security/commoncap.c: cap_capable", "capabilities(7)"],
+    };
+    sources.push(match syscall {
+        Syscall::Mount | Syscall::MoveMount | Syscall::Fsopen | Syscall::Fsconfig | Syscall::Fsmount => {
+            "mount(2)"
+        }
+        Syscall::Setns => "setns(2)",
+        Syscall::Unshare => "unshare(2)",
+        Syscall::Clone | Syscall::Clone3 => "clone(2)",
+    });
+    sources.push("user_namespaces(7)");
+    sources
+}
+
+/// RFC 3339 in UTC.
+fn time(ns: i64) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(ns))
+        .map_or_else(|_| format!("{ns} ns"), |t| format!("{t:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use sandboxd_ebpf::CheckRecord;
+
+    use super::super::attribution::tests::keys;
+    use super::super::attribution::{NetnsMade, PodKeys};
+    use super::super::check::tests::{check, record};
+    use super::*;
+
+    fn denied(record: &CheckRecord, pods: &Attribution) -> Check {
+        let mut check = check(record);
+        check.pod = pods.of_check(&check);
+        check.reason = Reason::of(&check).map(|r| r.for_pod(check.pod.is_some()));
+        check
+    }
+
+    #[test]
+    fn the_failure_of_network_first_is_told_in_full() {
+        let pods = Attribution::default();
+        pods.upsert(PodKeys {
+            flow: FlowKind::NetworkFirst,
+            netns_made: Some(NetnsMade { at_ns: 0, by: "sandboxd".to_string() }),
+            ..keys("web", &[(NsKind::Net, 200, false), (NsKind::User, 100, false)], &[(42, "infra")])
+        });
+        let told = explain(&denied(&record(), &pods), &pods);
+        assert_eq!(told.code, "netns-owned-by-other-userns");
+        assert_eq!(
+            told.headline,
+            "mount (infra of pod default/web) may not mount sysfs: its network namespace 200 is owned by the \
+             host's initial user namespace (4026531837), not by the caller's user namespace."
+        );
+        assert_eq!(
+            told.caller,
+            "mount (pid 42, uid 0 of the host) is in the user namespace of pod default/web (100)."
+        );
+        assert_eq!(told.made_by, "Network namespace 200 was made by sandboxd at 1970-01-01T00:00:00.000Z.");
+        assert!(told.fix.contains("runtime-first"), "{}", told.fix);
+    }
+
+    #[test]
+    fn every_reason_has_words() {
+        let pods = Attribution::default();
+        let (a, b) = (NsInode(1), NsInode(2));
+        let reasons = [
+            Reason::NetnsOwnedByOtherUserns { netns: a, owner: b, caller: b },
+            Reason::ProcWithoutOwnPidns { pidns: a, owner: b, caller: b },
+            Reason::MayMountDenied { mntns: a, owner: b, caller: b },
+            Reason::SetnsForeignNamespace { owner: a, caller: b },
+            Reason::FilesystemNotForUserns { fs_type: "ext4".into(), caller: a },
+            Reason::CapabilityDropped { capability: 21, userns: a },
+            Reason::TooRevealing { fs_type: "sysfs".into(), covering: Covering::NoneVisible },
+            Reason::OtherUserns { target: a, caller: b },
+            Reason::Incidental { capability: 2 },
+            Reason::Unknown,
+            Reason::NotAPodProcess(Box::new(Reason::Unknown)),
+        ];
+        let mut codes = std::collections::HashSet::new();
+        for reason in reasons {
+            let mut check = check(&record());
+            check.reason = Some(reason.clone());
+            let told = explain(&check, &pods);
+            for sentence in [&told.headline, &told.asked, &told.target, &told.caller, &told.fix] {
+                assert!(sentence.ends_with('.'), "{reason:?}: {sentence:?} is not a sentence");
+            }
+            assert!(!told.sources.is_empty());
+            assert!(codes.insert(told.code), "{} is given twice", told.code);
+        }
+    }
+
+    #[test]
+    fn strangers_are_called_so() {
+        let pods = Attribution::default();
+        let told = explain(&denied(&record(), &pods), &pods);
+        assert_eq!(told.code, "not-a-pod-process");
+        assert!(told.headline.contains("none of a pod of this node"), "{}", told.headline);
+        assert!(told.fix.contains("user namespace first"), "{}", told.fix);
+    }
+}

@@ -1,0 +1,298 @@
+//! Why a check was denied: a value, made from what the record itself holds.
+//!
+//! The rules follow the order in which the kernel asks. A mount of sysfs asks `may_mount` (the owner of the
+//! mount namespace), then `kobj_ns_current_may_mount` (the owner of the network namespace), then
+//! `mount_capable`; the first denial ends the syscall. So a denial in the mount namespace's owner is
+//! `may_mount`'s even where the network namespace has the same owner.
+
+use sandboxd_ebpf::Syscall;
+
+use super::check::{Check, INIT, Verdict};
+use super::covering::Covering;
+use super::names::{self, CAP_SYS_ADMIN, CAP_SYS_CHROOT};
+use crate::pod::model::NsInode;
+
+/// Why. Inodes are of user namespaces unless named otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// sysfs belongs to a network namespace, and the caller's is owned by a user namespace in which the
+    /// caller has no privilege: the network namespace was made before the caller's user namespace.
+    NetnsOwnedByOtherUserns { netns: NsInode, owner: NsInode, caller: NsInode },
+    /// proc belongs to a pid namespace, and the caller's is owned by another user namespace.
+    ProcWithoutOwnPidns { pidns: NsInode, owner: NsInode, caller: NsInode },
+    /// Any mount: the caller's mount namespace is owned by another user namespace.
+    MayMountDenied { mntns: NsInode, owner: NsInode, caller: NsInode },
+    /// The namespace to join is owned by a user namespace in which the caller has no privilege.
+    SetnsForeignNamespace { owner: NsInode, caller: NsInode },
+    /// The file system may be mounted from the initial user namespace only.
+    FilesystemNotForUserns { fs_type: Box<str>, caller: NsInode },
+    /// The caller is in the right user namespace, or in one above it, and has dropped the capability.
+    CapabilityDropped { capability: u32, userns: NsInode },
+    /// sysfs or proc would show what a mount over the existing one hides. No check is denied.
+    TooRevealing { fs_type: Box<str>, covering: Covering },
+    /// Denied in a user namespace that is neither the caller's nor the owner of what it asked for.
+    OtherUserns { target: NsInode, caller: NsInode },
+    /// A check that the syscall makes on the way and that does not decide it: the kernel asks, is told no,
+    /// and goes on with less.
+    Incidental { capability: u32 },
+    /// The record lacks what it takes to tell: see the observer's degradations.
+    Unknown,
+    /// The caller belongs to no pod of this node; the reason the kernel had.
+    NotAPodProcess(Box<Reason>),
+}
+
+/// File systems with FS_USERNS_MOUNT: a user namespace may mount them (Linux 6.18).
+const FOR_USERNS: [&str; 13] = [
+    "sysfs", "proc", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup", "cgroup2", "overlay", "fuse", "fuseblk",
+    "binder", "bpf",
+];
+
+impl Reason {
+    /// A stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NetnsOwnedByOtherUserns { .. } => "netns-owned-by-other-userns",
+            Self::ProcWithoutOwnPidns { .. } => "proc-without-own-pidns",
+            Self::MayMountDenied { .. } => "mntns-owned-by-other-userns",
+            Self::SetnsForeignNamespace { .. } => "setns-foreign-namespace",
+            Self::FilesystemNotForUserns { .. } => "filesystem-not-for-userns",
+            Self::CapabilityDropped { .. } => "capability-dropped",
+            Self::TooRevealing { .. } => "too-revealing",
+            Self::OtherUserns { .. } => "other-userns",
+            Self::Incidental { .. } => "incidental",
+            Self::Unknown => "unknown",
+            Self::NotAPodProcess(_) => "not-a-pod-process",
+        }
+    }
+
+    /// What the kernel had against it, whoever the caller is.
+    #[must_use]
+    pub fn kernels(&self) -> &Self {
+        match self {
+            Self::NotAPodProcess(inner) => inner.kernels(),
+            other => other,
+        }
+    }
+
+    /// Whether this is what made the syscall fail.
+    #[must_use]
+    pub fn is_decisive(&self) -> bool {
+        !matches!(self.kernels(), Self::Incidental { .. })
+    }
+
+    /// The reason of a denied check; `None` for an allowed one.
+    #[must_use]
+    pub fn of(check: &Check) -> Option<Self> {
+        if check.verdict != Verdict::Denied {
+            return None;
+        }
+        let (Some(caller), Some(target)) = (check.caller_userns, check.target_userns) else {
+            return Some(Self::Unknown);
+        };
+        if !decides(check.syscall, check.capability) {
+            return Some(Self::Incidental { capability: check.capability });
+        }
+        Some(match check.syscall {
+            Syscall::Mount | Syscall::Fsopen | Syscall::Fsconfig | Syscall::Fsmount | Syscall::MoveMount => {
+                mounting(check, caller, target)
+            }
+            Syscall::Setns => elsewhere(check, caller, target)
+                .unwrap_or(Self::SetnsForeignNamespace { owner: target, caller }),
+            // Copying the caller's memory asks CAP_SYS_ADMIN of the initial user namespace and takes no for
+            // an answer; new namespaces are asked for in the caller's own, or in the new one.
+            Syscall::Unshare | Syscall::Clone | Syscall::Clone3 => {
+                elsewhere(check, caller, target).unwrap_or(Self::Incidental { capability: check.capability })
+            }
+        })
+    }
+
+    /// Without the "no pod of this node" around it, or with it.
+    #[must_use]
+    pub fn for_pod(self, is_pods: bool) -> Self {
+        match (self, is_pods) {
+            (Self::NotAPodProcess(inner), true) => *inner,
+            (known @ Self::NotAPodProcess(_), false) => known,
+            (kernels, false) => Self::NotAPodProcess(Box::new(kernels)),
+            (kernels, true) => kernels,
+        }
+    }
+}
+
+/// Whether a denial of this capability makes this syscall fail.
+fn decides(syscall: Syscall, capability: u32) -> bool {
+    match syscall {
+        Syscall::Setns => matches!(capability, CAP_SYS_ADMIN | CAP_SYS_CHROOT),
+        _ => capability == CAP_SYS_ADMIN,
+    }
+}
+
+/// Denied where the caller would be privileged if it had not dropped the capability: its own user namespace
+/// or, for a caller of the initial one, any.
+fn elsewhere(check: &Check, caller: NsInode, target: NsInode) -> Option<Reason> {
+    let above = caller == target || caller == INIT || check.target_parent == Some(caller);
+    above.then_some(Reason::CapabilityDropped { capability: check.capability, userns: caller })
+}
+
+fn mounting(check: &Check, caller: NsInode, target: NsInode) -> Reason {
+    if let Some(dropped) = elsewhere(check, caller, target) {
+        return dropped;
+    }
+    let owned = |ns: super::check::Ns| ns.inode.filter(|_| ns.owner == Some(target));
+    if let Some(mntns) = owned(check.mnt) {
+        return Reason::MayMountDenied { mntns, owner: target, caller };
+    }
+    let fs_type = check.new_fs_type();
+    match fs_type {
+        Some("sysfs") => {
+            if let Some(netns) = owned(check.net) {
+                return Reason::NetnsOwnedByOtherUserns { netns, owner: target, caller };
+            }
+        }
+        Some("proc") => {
+            if let Some(pidns) = owned(check.pidns) {
+                return Reason::ProcWithoutOwnPidns { pidns, owner: target, caller };
+            }
+        }
+        Some(name) if target == INIT && !FOR_USERNS.contains(&name) => {
+            return Reason::FilesystemNotForUserns { fs_type: name.into(), caller };
+        }
+        // A file system that a user namespace may mount probes what else it may do (overlay: trusted
+        // extended attributes) and goes on without.
+        Some(name) if target == INIT && FOR_USERNS.contains(&name) => {
+            return Reason::Incidental { capability: check.capability };
+        }
+        _ => {}
+    }
+    Reason::OtherUserns { target, caller }
+}
+
+/// One line: "CAP_SYS_ADMIN denied in the owner of netns 4026532100".
+#[must_use]
+pub fn summary(check: &Check) -> String {
+    let capability = names::capability(check.capability);
+    let target = match check.target_userns {
+        Some(INIT) => "the initial userns".to_string(),
+        Some(inode) => format!("userns {inode}"),
+        None => "an unknown userns".to_string(),
+    };
+    let call = check.call();
+    let Some(reason) = &check.reason else {
+        return format!("{call}: {capability} in {target}: allowed");
+    };
+    let why = match reason.kernels() {
+        Reason::NetnsOwnedByOtherUserns { netns, .. } => {
+            format!("it owns netns {netns}, the caller does not")
+        }
+        Reason::ProcWithoutOwnPidns { pidns, .. } => format!("it owns pidns {pidns}, the caller does not"),
+        Reason::MayMountDenied { mntns, .. } => format!("it owns mntns {mntns}, the caller does not"),
+        Reason::SetnsForeignNamespace { .. } => "it owns the namespace to join".to_string(),
+        Reason::FilesystemNotForUserns { fs_type, .. } => format!("{fs_type} is not for user namespaces"),
+        Reason::CapabilityDropped { .. } => "the caller has dropped it".to_string(),
+        Reason::TooRevealing { covering, .. } => {
+            return format!("{call}: refused without a denied check: too revealing ({})", covering.brief());
+        }
+        Reason::OtherUserns { .. } => "not the caller's".to_string(),
+        Reason::Incidental { .. } => "asked on the way, does not decide".to_string(),
+        Reason::Unknown => "not enough was read to tell why".to_string(),
+        Reason::NotAPodProcess(_) => "not a pod's process".to_string(),
+    };
+    format!("{call}: {capability} in {target}: denied ({why})")
+}
+
+#[cfg(test)]
+mod tests {
+    use sandboxd_ebpf::{CheckRecord, INIT_USERNS};
+
+    use super::super::check::tests::{check, record};
+    use super::*;
+
+    fn reason(record: &CheckRecord) -> Reason {
+        Reason::of(&check(record)).unwrap()
+    }
+
+    fn fs(name: &str) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_netns_older_than_the_userns() {
+        let expected =
+            Reason::NetnsOwnedByOtherUserns { netns: NsInode(200), owner: INIT, caller: NsInode(100) };
+        assert_eq!(reason(&record()), expected);
+        assert_eq!(expected.code(), "netns-owned-by-other-userns");
+    }
+
+    #[test]
+    fn may_mount_comes_before_the_netns() {
+        let record = CheckRecord { mntns_owner: INIT_USERNS, ..record() };
+        let expected = Reason::MayMountDenied { mntns: NsInode(300), owner: INIT, caller: NsInode(100) };
+        assert_eq!(reason(&record), expected);
+    }
+
+    #[test]
+    fn proc_without_a_pidns_of_its_own() {
+        let record = CheckRecord { fs_type: fs("proc"), pidns_owner: INIT_USERNS, ..record() };
+        let expected = Reason::ProcWithoutOwnPidns { pidns: NsInode(400), owner: INIT, caller: NsInode(100) };
+        assert_eq!(reason(&record), expected);
+    }
+
+    #[test]
+    fn setns_into_what_others_own() {
+        let record = CheckRecord { syscall: Syscall::Setns as u32, flags: 0x4000_0000, ..record() };
+        assert_eq!(reason(&record), Reason::SetnsForeignNamespace { owner: INIT, caller: NsInode(100) });
+    }
+
+    #[test]
+    fn the_right_userns_without_the_capability() {
+        for syscall in [Syscall::Mount, Syscall::Setns, Syscall::Unshare, Syscall::Clone3] {
+            let record = CheckRecord { syscall: syscall as u32, target_userns: 100, ..record() };
+            let expected = Reason::CapabilityDropped { capability: CAP_SYS_ADMIN, userns: NsInode(100) };
+            assert_eq!(reason(&record), expected, "{syscall:?}");
+        }
+        let above = CheckRecord { caller_userns: INIT_USERNS, target_userns: 100, ..record() };
+        assert_eq!(reason(&above), Reason::CapabilityDropped { capability: CAP_SYS_ADMIN, userns: INIT });
+    }
+
+    #[test]
+    fn file_systems_for_the_host_only() {
+        let ext4 = CheckRecord { fs_type: fs("ext4"), ..record() };
+        let expected = Reason::FilesystemNotForUserns { fs_type: "ext4".into(), caller: NsInode(100) };
+        assert_eq!(reason(&ext4), expected);
+        let overlay = CheckRecord { fs_type: fs("overlay"), ..record() };
+        assert!(!reason(&overlay).is_decisive(), "overlay probes trusted.* and goes on without");
+    }
+
+    #[test]
+    fn other_capabilities_do_not_decide_a_mount() {
+        let record = CheckRecord { capability: 2, ..record() };
+        assert_eq!(reason(&record), Reason::Incidental { capability: 2 });
+    }
+
+    #[test]
+    fn allowed_checks_have_no_reason_and_unread_ones_say_so() {
+        assert_eq!(Reason::of(&check(&CheckRecord { ret: 0, ..record() })), None);
+        assert_eq!(reason(&CheckRecord { valid: 0, ..record() }), Reason::Unknown);
+    }
+
+    #[test]
+    fn strangers_keep_the_kernels_reason_inside() {
+        let stranger = Reason::Unknown.for_pod(false);
+        assert_eq!(stranger.code(), "not-a-pod-process");
+        assert_eq!(stranger.kernels(), &Reason::Unknown);
+        assert_eq!(stranger.clone().for_pod(false), stranger);
+        assert_eq!(stranger.for_pod(true), Reason::Unknown);
+    }
+
+    #[test]
+    fn the_line_says_it_all() {
+        let mut denied = check(&record());
+        denied.reason = Reason::of(&denied);
+        assert_eq!(
+            summary(&denied),
+            "mount(sysfs): CAP_SYS_ADMIN in the initial userns: denied (it owns netns 200, the caller does not)"
+        );
+    }
+}

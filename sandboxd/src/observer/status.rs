@@ -1,0 +1,111 @@
+//! What the observer can see here, and what it cannot.
+
+use sandboxd_ebpf::Counters;
+
+/// A way to see the kernel's checks, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rung {
+    /// A BTF tracepoint program on `cap_capable`.
+    TpBtf,
+}
+
+impl Rung {
+    /// What is tried, in this order.
+    pub const LADDER: &'static [Self] = &[Self::TpBtf];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TpBtf => "tp_btf",
+        }
+    }
+}
+
+/// A named step down from seeing everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Degradation {
+    /// The kernel does not describe itself: no program can find its way.
+    NoBtf { problem: String },
+    /// A rung did not load or attach.
+    Refused { rung: Rung, problem: String },
+    /// A kernel structure lacks a member: the fields that need it stay unknown.
+    MemberMissing { structure: &'static str, member: &'static str },
+    /// The thread that reads the ring buffer could not be started, or ended.
+    ReaderGone { problem: String },
+}
+
+impl Degradation {
+    /// Stable, as logs, metrics and the console show it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::NoBtf { .. } => "observer.no_btf".to_string(),
+            Self::Refused { rung, .. } => format!("observer.no_{}", rung.name()),
+            Self::MemberMissing { structure, member } => format!("observer.no_member.{structure}.{member}"),
+            Self::ReaderGone { .. } => "observer.no_reader".to_string(),
+        }
+    }
+
+    /// What is not seen, and why.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::NoBtf { problem } => format!(
+                "the kernel's own type information cannot be read ({problem}): a kernel built with \
+                 CONFIG_DEBUG_INFO_BTF has it"
+            ),
+            Self::Refused { rung, problem } => {
+                format!("the {} program on cap_capable cannot be used ({problem})", rung.name())
+            }
+            Self::MemberMissing { structure, member } => format!(
+                "this kernel's struct {structure} has no member {member}: what is read through it is not \
+                 known"
+            ),
+            Self::ReaderGone { problem } => format!("recorded checks are not read ({problem})"),
+        }
+    }
+}
+
+/// Whether checks are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Running(Rung),
+    /// Built without the feature `observer`.
+    NotBuiltIn,
+    /// The kernel or a privilege is missing.
+    Unavailable,
+    /// By configuration.
+    Disabled,
+}
+
+/// A snapshot of the observer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    pub state: State,
+    /// One sentence for an operator.
+    pub message: String,
+    /// What the program counted in the kernel: `produced == seen + lost` once the ring is drained.
+    pub kernel: Counters,
+    /// Checks taken from the ring, and of them those allowed and denied.
+    pub seen: u64,
+    pub allowed: u64,
+    pub denied: u64,
+    pub degradations: Vec<Degradation>,
+}
+
+impl Status {
+    /// The observer's sentence for a state.
+    pub(super) fn sentence(state: State, degradations: &[Degradation]) -> String {
+        match state {
+            State::Running(rung) => format!("capability checks are recorded through {}", rung.name()),
+            State::NotBuiltIn => "this sandboxd was built without the eBPF object, so no capability check \
+                                  is seen: build it with `cargo xtask build-ebpf` and the feature `observer`"
+                .to_string(),
+            State::Disabled => "switched off by configuration: no capability check is seen".to_string(),
+            State::Unavailable => {
+                let why: Vec<_> = degradations.iter().map(Degradation::message).collect();
+                format!("no capability check is seen: {}", why.join("; "))
+            }
+        }
+    }
+}
