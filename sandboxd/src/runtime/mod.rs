@@ -4,6 +4,13 @@
 //! [`Runtime`] makes, [`Infra`] is what was made. The native runtime drives one `sandboxd-shim` per pod.
 //! An OCI runtime (`runc`, `crun`) is another implementation of the same two traits.
 
+pub mod capabilities;
+pub mod namespaces;
+pub mod native;
+pub mod seccomp;
+pub mod spec;
+mod sysctl;
+
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
