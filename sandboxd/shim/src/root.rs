@@ -46,6 +46,8 @@ pub fn enter<K: Kernel>(kernel: &K, devices: &[Device], host: &[OwnedFd]) -> Res
             .and_then(|mount| kernel.attach(mount.as_fd(), root, dir))
             .step(|| format!("mount {fs} in the shim's root"))?;
     }
+    // Containers with a user namespace are "others" to these nodes.
+    kernel.umask(0);
     for device in devices {
         let path = device.path.trim_start_matches('/');
         kernel

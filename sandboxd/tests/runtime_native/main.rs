@@ -1,0 +1,8 @@
+//! The native runtime against the real kernel, as root: what a pod is made of, how it lives and what it leaves.
+
+
+
+
+
+mod setup;
+mod userns;
