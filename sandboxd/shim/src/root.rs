@@ -10,7 +10,7 @@
 //! /mnt           where the container's root is put together
 //! ```
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use sandboxd_shim::plan::{Attrs, Device};
 
@@ -29,7 +29,11 @@ pub fn leave_host<K: Kernel>(kernel: &K) -> Result<(), StepError> {
 }
 
 /// Replaces the copy by a root of the shim's own.
-pub fn enter<K: Kernel>(kernel: &K, devices: &[Device], host: &[OwnedFd]) -> Result<(), StepError> {
+pub fn enter<K: Kernel>(
+    kernel: &K,
+    devices: &[Device],
+    host: &[(BorrowedFd<'_>, Attrs)],
+) -> Result<(), StepError> {
     let options = [("size", "64k"), ("mode", "0755")].map(|(key, value)| (key.into(), Some(value.into())));
     let attrs = Attrs { nosuid: true, ..Attrs::default() };
     let root = kernel.new_mount("tmpfs", &options, attrs).step(|| "mount the shim's root".into())?;
@@ -54,8 +58,8 @@ pub fn enter<K: Kernel>(kernel: &K, devices: &[Device], host: &[OwnedFd]) -> Res
             .make_device(root, path, device.major, device.minor)
             .step(|| format!("make {} in the shim's root", device.path))?;
     }
-    for (index, mount) in host.iter().enumerate() {
-        take_host_mount(kernel, root, index, mount.as_fd())?;
+    for (index, (mount, attrs)) in host.iter().enumerate() {
+        take_host_mount(kernel, root, index, *mount, *attrs)?;
     }
     kernel.pivot(root).step(|| "enter the shim's root".into())
 }
@@ -65,6 +69,7 @@ fn take_host_mount<K: Kernel>(
     root: BorrowedFd<'_>,
     index: usize,
     mount: BorrowedFd<'_>,
+    attrs: Attrs,
 ) -> Result<(), StepError> {
     let path = format!("host/{index}");
     let place = || format!("attach the host's mount {index} in the shim's root");
@@ -72,6 +77,8 @@ fn take_host_mount<K: Kernel>(
         Kind::Directory => kernel.make_dir(root, &path).step(place)?,
         Kind::Other => kernel.make_file(root, &path, 0, &[]).step(place)?,
     }
+    // Here, before clone3: what is set after it is the container's own to take off again.
+    kernel.restrict(mount, "", attrs).step(place)?;
     kernel.attach(mount, root, &path).step(place)
 }
 

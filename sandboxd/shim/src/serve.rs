@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use sandboxd_shim::plan::{Plan, SysfsKind};
+use sandboxd_shim::plan::{Attrs, Plan, Source, SysfsKind};
 use sandboxd_shim::proto::{Exit, ProtoError, Refusal, Reply, Request, SOCKET_NAME, decode, encode};
 use sandboxd_shim::wire::{self, Received};
 
@@ -196,7 +196,8 @@ impl Shim {
     fn create(&mut self, plan: &Plan, fds: &[OwnedFd]) -> Reply {
         let made = prepare(plan, fds).map_err(|error| error.failure(None)).and_then(|listener| {
             let (mut infra, warnings) = infra::create(plan, fds)?;
-            if let Err(error) = root::drop_host(&Linux, host_mounts(plan, fds).len()) {
+            let host = plan.mounts.iter().filter(|mount| matches!(mount.source, Source::Host(_))).count();
+            if let Err(error) = root::drop_host(&Linux, host) {
                 infra.kill();
                 return Err(error.failure(None));
             }
@@ -218,19 +219,24 @@ struct Ready {
     listener: bool,
 }
 
-/// The descriptors that are mounts: a network namespace to join comes after them.
-fn host_mounts<'a>(plan: &Plan, fds: &'a [OwnedFd]) -> &'a [OwnedFd] {
-    match plan.namespaces.net {
-        sandboxd_shim::plan::Net::Join(index) => fds.get(..usize::from(index)).unwrap_or(fds),
-        _ => fds,
+/// The mounts from the host, with the attributes that the plan wants on them.
+fn host_mounts<'a>(plan: &Plan, fds: &'a [OwnedFd]) -> Result<Vec<(BorrowedFd<'a>, Attrs)>, StepError> {
+    let mut mounts = Vec::new();
+    for mount in &plan.mounts {
+        let Source::Host(index) = mount.source else { continue };
+        // In order and without gaps: /host/N is the plan's number N.
+        let fd = fds.get(usize::from(index)).filter(|_| usize::from(index) == mounts.len());
+        let fd = fd.ok_or(Errno::BADF).step(|| format!("find the host's mount for {}", mount.destination))?;
+        mounts.push((fd.as_fd(), mount.attrs));
     }
+    Ok(mounts)
 }
 
 /// The shim's own place: mount namespace, socket, root, standard streams.
 fn prepare(plan: &Plan, fds: &[OwnedFd]) -> Result<OwnedFd, StepError> {
     root::leave_host(&Linux)?;
     let listener = listen(&plan.dir).step(|| format!("listen on {}/{SOCKET_NAME}", plan.dir))?;
-    root::enter(&Linux, &plan.devices, host_mounts(plan, fds))?;
+    root::enter(&Linux, &plan.devices, &host_mounts(plan, fds)?)?;
     let null = Linux.open(here(), "/dev/null", true).step(|| "open /dev/null".into())?;
     for stream in 0..=2 {
         // SAFETY: takes no pointers; 0 was taken over as the daemon's connection and moved away by `main`.

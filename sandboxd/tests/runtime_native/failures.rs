@@ -32,7 +32,11 @@ async fn refused(planned: &Planned) -> RuntimeError {
 }
 
 fn mounts() -> usize {
-    std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|l| !l.contains("sandboxd-native-")).count()
+    std::fs::read_to_string("/proc/self/mountinfo")
+        .unwrap()
+        .lines()
+        .filter(|l| !l.contains("sandboxd-native-"))
+        .count()
 }
 
 #[tokio::test]
@@ -87,9 +91,12 @@ async fn what_cannot_be_made_is_refused_before_anything_is() {
     sysctl.plan.spec.sysctls = [("net.ipv4.ip_forward".to_owned(), "1".to_owned())].into();
     let mut dns = Planned::plain();
     dns.plan.resolv_conf = vec![b'#'; 20_000];
-    for (planned, word) in
-        [(unmapped, "70000"), (profile, "/no/such/profile.json"), (sysctl, "ip_forward"), (dns, "resolv.conf")]
-    {
+    for (planned, word) in [
+        (unmapped, "70000"),
+        (profile, "/no/such/profile.json"),
+        (sysctl, "ip_forward"),
+        (dns, "resolv.conf"),
+    ] {
         match refused(&planned).await {
             RuntimeError::Unsupported { what } => assert!(what.contains(word), "{what}"),
             other => panic!("{}", chain(&other)),

@@ -6,9 +6,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use sandboxd::pod::model::{NsKind, PodId};
+use sandboxd::runtime::native::NativeRuntime;
 use sandboxd::runtime::{Exit, Runtime, RuntimeError};
 
-use super::setup::{Planned, chain, created, exists, need_root, runtime, shims, started};
+use super::setup::{Planned, chain, created, exists, need_root, processes, runtime, shim, started};
 
 const CHILD_DIR: &str = "SANDBOXD_TEST_POD_DIR";
 const CHILD_START: &str = "SANDBOXD_TEST_POD_START";
@@ -43,9 +44,9 @@ fn killed_daemon(dir: &std::path::Path, start: bool) -> i32 {
     }
     let mut daemon = command.spawn().unwrap();
     let lines = BufReader::new(daemon.stdout.take().unwrap()).lines();
-    let pid = lines.map_while(Result::ok).find_map(|line| {
-        line.split_once("made ").and_then(|(_, pid)| pid.parse::<i32>().ok())
-    });
+    let pid = lines
+        .map_while(Result::ok)
+        .find_map(|line| line.split_once("made ").and_then(|(_, pid)| pid.parse::<i32>().ok()));
     daemon.kill().unwrap();
     daemon.wait().unwrap();
     pid.expect("the daemon made no pod")
@@ -134,19 +135,23 @@ async fn a_wait_that_is_cut_short_does_not_mix_up_answers() {
 #[tokio::test]
 async fn a_cancelled_create_leaves_no_shim() {
     need_root!();
-    let runtime = runtime().await;
-    let planned = Planned::userns();
-    for after in [500, 2_000, 4_000] {
+    // A shim of its own name, told from those of other tests.
+    let dir = tempfile::tempdir().unwrap();
+    let own = format!("shim-{}", std::process::id());
+    std::fs::copy(shim(), dir.path().join(&own)).unwrap();
+    let runtime = NativeRuntime::new(Some(dir.path().join(&own))).await.unwrap();
+    for after in [500, 1_000, 2_000, 4_000, 8_000] {
+        let planned = Planned::userns();
         let made = runtime.create(&planned.plan);
         if let Ok(Ok(infra)) = tokio::time::timeout(Duration::from_micros(after), made).await {
             infra.kill().await.unwrap();
         }
     }
     for _ in 0..100 {
-        if shims().is_empty() {
+        if processes(&own).is_empty() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("shims are left: {:?}", shims());
+    panic!("shims are left: {:?}", processes(&own));
 }

@@ -106,7 +106,10 @@ pub struct Pod {
 
 impl Pod {
     pub fn root(&self, path: &str) -> PathBuf {
-        Path::new("/proc").join(self.infra.infra_pid().to_string()).join("root").join(path.trim_start_matches('/'))
+        Path::new("/proc")
+            .join(self.infra.infra_pid().to_string())
+            .join("root")
+            .join(path.trim_start_matches('/'))
     }
 
     pub fn read(&self, path: &str) -> String {
@@ -147,6 +150,17 @@ impl Pod {
     }
 }
 
+impl Drop for Pod {
+    /// A test that fails leaves nothing either: the infra container dies with its shim.
+    fn drop(&mut self) {
+        let alive =
+            rustix::process::pidfd_send_signal(self.infra.pidfd(), rustix::process::Signal::KILL).is_ok();
+        if let Some(shim) = rustix::process::Pid::from_raw(self.infra.shim_pid()).filter(|_| alive) {
+            let _ = rustix::process::kill_process(shim, rustix::process::Signal::KILL);
+        }
+    }
+}
+
 /// Makes and starts a pod.
 pub async fn started(runtime: &NativeRuntime, planned: &Planned) -> Pod {
     let pod = created(runtime, planned).await;
@@ -181,14 +195,12 @@ pub fn exists(pid: i32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// The pids of this process's children that run the shim.
-pub fn shims() -> Vec<i32> {
-    let own = std::process::id().to_string();
+/// The pids of processes with this name (as far as the kernel keeps it, 15 bytes).
+pub fn processes(name: &str) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-        if status.contains("Name:\tsandboxd-shim") && status.contains(&format!("PPid:\t{own}\n")) {
+        if fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim() == name) {
             found.push(pid);
         }
     }

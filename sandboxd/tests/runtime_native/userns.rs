@@ -28,7 +28,10 @@ async fn the_pods_user_namespace_owns_the_rest_and_the_mapped_root_owns_it() {
     let map: Vec<u32> = pod.proc("uid_map").split_whitespace().map(|n| n.parse().unwrap()).collect();
     assert_eq!(map, [0, planned.base(), 65536]);
     let ids = format!("{0}\t{0}\t{0}\t{0}", planned.base());
-    assert_eq!((pod.status("Uid"), pod.status("Gid"), pod.status("Groups")), (ids.clone(), ids, String::new()));
+    assert_eq!(
+        (pod.status("Uid"), pod.status("Gid"), pod.status("Groups")),
+        (ids.clone(), ids, String::new())
+    );
     pod.end().await;
 }
 
@@ -38,7 +41,8 @@ async fn sysfs_is_the_pods_own_and_read_only() {
     let planned = Planned::userns();
     let pod = started(&runtime().await, &planned).await;
     assert_eq!(pod.infra.sysfs(), Sysfs::Mounted);
-    let names: Vec<_> = fs::read_dir(pod.root("/sys/class/net")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(pod.root("/sys/class/net")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["lo"]);
     for (path, options) in [
         ("/sys", ["ro", "nosuid", "nodev", "noexec"].as_slice()),
@@ -136,7 +140,16 @@ async fn zombies_are_reaped_and_term_ends_it_with_0() {
         let target = pod.infra.infra_pid().to_string();
         // A child that outlives its parent is the pause's.
         let status = std::process::Command::new("nsenter")
-            .args(["-t", &target, "-U", "-p", "--", "sh", "-c", "(sleep 0.05 & sleep 0.05 & sleep 0.05 &) ; exit 0"])
+            .args([
+                "-t",
+                &target,
+                "-U",
+                "-p",
+                "--",
+                "sh",
+                "-c",
+                "(sleep 0.05 & sleep 0.05 & sleep 0.05 &) ; exit 0",
+            ])
             .status()
             .unwrap();
         assert!(status.success());

@@ -88,7 +88,7 @@ fn place<K: Kernel>(kernel: &K, root: BorrowedFd<'_>, mount: &Mount) -> Result<(
                 Kind::Other => kernel.make_file(root, path, 0, &[]).step(words)?,
             }
             let copy = kernel.copy_mount(here(), &from, true).step(words)?;
-            kernel.restrict(copy.as_fd(), "", mount.attrs).step(words)?;
+            // Its attributes are set, and locked, since `root::enter`.
             kernel.attach(copy.as_fd(), root, path).step(words)
         }
     }

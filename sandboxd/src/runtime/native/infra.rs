@@ -9,7 +9,6 @@ use sandboxd_shim::plan::SysfsKind;
 use sandboxd_shim::proto::{self, Reply, Request, SOCKET_NAME};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::OnceCell;
 
 use super::link::{self, Link, failed, problem};
 use crate::pod::model::{NsKind, Sysfs};
@@ -32,7 +31,6 @@ pub struct NativeInfra {
     infra: AsyncFd<OwnedFd>,
     sysfs: SysfsKind,
     dir: PathBuf,
-    exit: OnceCell<Exit>,
 }
 
 /// What it is made of.
@@ -61,19 +59,7 @@ impl NativeInfra {
             infra: watch(parts.infra)?,
             sysfs: parts.sysfs,
             dir: parts.dir,
-            exit: OnceCell::new(),
         })
-    }
-
-    /// Asks the shim how the infra container ended.
-    async fn ask_exit(&self) -> Exit {
-        match self.link.call(&Request::State, &[], STATE).await {
-            Ok(answer) => match answer.reply {
-                Reply::State { exit: Some(exit), .. } => of_proto(exit),
-                _ => Exit::Unknown,
-            },
-            Err(_) => Exit::Unknown,
-        }
     }
 }
 
@@ -126,17 +112,10 @@ impl Infra for NativeInfra {
     }
 
     async fn kill(&self) -> Result<(), RuntimeError> {
-        match self.link.call(&Request::Kill, &[], KILL).await {
-            Ok(answer) => {
-                if let Reply::Killed { exit } = answer.reply {
-                    let _ = self.exit.set(of_proto(exit));
-                }
-            }
+        if self.link.call(&Request::Kill, &[], KILL).await.is_err() {
             // Gone, or stuck: by hand. The infra container dies with its shim in any case.
-            Err(_) => {
-                let _ = pidfd_send_signal(self.infra.get_ref(), Signal::KILL);
-                let _ = pidfd_send_signal(self.shim.get_ref(), Signal::KILL);
-            }
+            let _ = pidfd_send_signal(self.infra.get_ref(), Signal::KILL);
+            let _ = pidfd_send_signal(self.shim.get_ref(), Signal::KILL);
         }
         let both = async {
             ended(&self.infra).await;
@@ -145,13 +124,16 @@ impl Infra for NativeInfra {
         if tokio::time::timeout(KILL, both).await.is_err() {
             return Err(problem(format!("or its infra container does not die within {KILL:?}")));
         }
-        let _ = self.exit.set(Exit::Unknown);
         remove_socket(&self.dir)
     }
 
     async fn wait(&self) -> Exit {
         ended(&self.infra).await;
-        *self.exit.get_or_init(|| self.ask_exit()).await
+        if self.link.exit().is_none() {
+            // The answer is kept by the link; without one nobody knows.
+            let _ = self.link.call(&Request::State, &[], STATE).await;
+        }
+        self.link.exit().map_or(Exit::Unknown, of_proto)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use sandboxd_shim::proto::{self, ProtoError, Refusal, Reply, Request, SOCKET_NAME};
+use sandboxd_shim::proto::{self, Exit, ProtoError, Refusal, Reply, Request, SOCKET_NAME};
 use sandboxd_shim::wire;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
@@ -25,6 +26,9 @@ pub struct Link {
     /// Answers still to come to calls that were cut short (cancelled, or too late). They are read and dropped
     /// before the next request, so that every answer belongs to its own.
     unread: Mutex<usize>,
+    /// How the infra container ended, once any answer has told. Set before the next call has its turn: the
+    /// shim that has answered Kill answers nothing more.
+    exit: OnceLock<Exit>,
 }
 
 /// A reply and the descriptors that came with it.
@@ -83,7 +87,11 @@ impl Link {
     }
 
     fn new(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self { socket: watch(socket, Interest::READABLE | Interest::WRITABLE)?, unread: Mutex::new(0) })
+        Ok(Self {
+            socket: watch(socket, Interest::READABLE | Interest::WRITABLE)?,
+            unread: Mutex::new(0),
+            exit: OnceLock::new(),
+        })
     }
 
     /// Asks, and waits for the answer. Cancel safe.
@@ -123,11 +131,20 @@ impl Link {
         };
         match proto::decode(&received.bytes) {
             Ok(Reply::Refused(refusal)) => Err(refused(refusal)),
+            Ok(reply @ (Reply::Killed { exit } | Reply::State { exit: Some(exit), .. })) => {
+                let _ = self.exit.set(exit);
+                Ok(Answer { reply, fds: received.fds })
+            }
             Ok(reply) => Ok(Answer { reply, fds: received.fds }),
             Err(error @ (ProtoError::Version(_) | ProtoError::TooLong(_) | ProtoError::Malformed)) => {
                 Err(problem(format!("sent what is no answer: {error}")))
             }
         }
+    }
+
+    /// How the infra container ended, as far as an answer has told.
+    pub fn exit(&self) -> Option<Exit> {
+        self.exit.get().copied()
     }
 
     async fn ready<T>(
