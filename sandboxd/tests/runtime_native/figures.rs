@@ -19,6 +19,12 @@ fn pss(pid: i32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// Time on a processor so far (schedstat, first field): what a pod costs whatever else the machine does.
+fn processor(pid: i32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
 fn host_mounts() -> usize {
     fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
 }
@@ -44,6 +50,8 @@ async fn twenty_pods_are_quick_small_and_invisible() {
     let memory: u64 = pods.iter().map(|pod| pss(pod.infra.shim_pid()) + pss(pod.infra.infra_pid())).sum();
     let pauses: u64 = pods.iter().map(|pod| pss(pod.infra.infra_pid())).sum();
     let each = memory / PODS as u64;
+    let shims = median(pods.iter().map(|pod| processor(pod.infra.shim_pid())).collect()).0;
+    let containers = median(pods.iter().map(|pod| processor(pod.infra.infra_pid())).collect()).0;
     let mounts = pods[0].proc("mountinfo").lines().count();
     let shim_mounts = fs::read_to_string(format!("/proc/{}/mountinfo", pods[0].infra.shim_pid())).unwrap();
     for pod in pods {
@@ -53,7 +61,7 @@ async fn twenty_pods_are_quick_small_and_invisible() {
     }
     println!(
         "{PODS} pods: create {:?}, start {:?}, kill {:?} (median, min, max); PSS {each} kB a pod (pause {} kB); \
-         {mounts} mounts in the container, {} in its shim",
+         on a processor: shim {shims:?}, container {containers:?}; {mounts} mounts in the container, {} in its shim",
         median(creates.clone()),
         median(starts),
         median(kills),

@@ -12,13 +12,11 @@ use super::{Forked, Kernel, Kind};
 /// Records each call as a line; one call may be told to fail.
 #[derive(Debug, Default)]
 pub struct Fake {
-    calls: RefCell<Vec<String>>,
-    fail: Option<(&'static str, Errno)>,
+    pub calls: RefCell<Vec<String>>,
+    pub fail: Option<(&'static str, Errno)>,
     /// Paths that do not exist.
     pub missing: Vec<&'static str>,
     pub hard_limit: u64,
-    /// What clone3 answers.
-    pub child: bool,
 }
 
 impl Fake {
@@ -77,7 +75,7 @@ impl Kernel for Fake {
     }
     fn clone3(&self, flags: u64) -> Result<Forked> {
         let pidfd = self.fd(format!("clone3 {flags:#x}"))?;
-        Ok(if self.child { Forked::Child } else { Forked::Parent { pid: 4711, pidfd } })
+        Ok(Forked::Parent { pid: 4711, pidfd })
     }
     fn hostname(&self, name: &str) -> Result<()> {
         self.call(format!("hostname {name}"))

@@ -58,6 +58,8 @@ impl NativeRuntime {
             None => spawn::beside_daemon()?,
         };
         let tested = self_test(&shim).await?;
+        // So that the first pod need not wait for it.
+        plan::warm()?;
         let features = HandlerFeatures {
             recursive_read_only_mounts: tested.recursive_read_only.is_none(),
             user_namespaces: tested.user_namespace.is_none() && tested.idmapped_mount.is_none(),

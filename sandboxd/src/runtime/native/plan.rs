@@ -255,6 +255,11 @@ fn process(oci: &OciProcess, linux: &Linux, warnings: &mut Vec<String>) -> Resul
     })
 }
 
+/// Compiles the default seccomp profile ahead of the first pod.
+pub fn warm() -> Result<(), RuntimeError> {
+    filter(&seccomp::default::profile(), &mut Vec::new()).map(drop)
+}
+
 /// The compiled filter. The default profile is the same for every pod: compiled once, it takes a millisecond.
 fn filter(profile: &LinuxSeccomp, warnings: &mut Vec<String>) -> Result<Vec<u8>, RuntimeError> {
     static DEFAULT: OnceLock<(LinuxSeccomp, Vec<u8>)> = OnceLock::new();
