@@ -108,9 +108,9 @@ mod tests {
 
     #[test]
     fn every_name_is_known_to_the_spec_and_keeps_its_number() {
-        for number in 0..NAMES.len() {
+        for (number, name) in NAMES.iter().enumerate() {
             let one = from_bits(1 << number);
-            assert_eq!(one.len(), 1, "{}", NAMES[number]);
+            assert_eq!(one.len(), 1, "{name}");
             assert_eq!(bits(&one), 1 << number);
         }
     }

@@ -201,15 +201,15 @@ mod tests {
     #[test]
     fn the_ways_to_a_namespace_agree() {
         let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
-        for kind in
+        for expected in
             [NsKind::User, NsKind::Net, NsKind::Mnt, NsKind::Pid, NsKind::Ipc, NsKind::Uts, NsKind::Cgroup]
         {
-            let namespace = of_process(pidfd.as_fd(), kind).unwrap();
-            let by_path = through_proc(pidfd.as_fd(), kind).unwrap();
-            let own = own(kind).unwrap();
+            let namespace = of_process(pidfd.as_fd(), expected).unwrap();
+            let by_path = through_proc(pidfd.as_fd(), expected).unwrap();
+            let own = own(expected).unwrap();
             assert_eq!(inode(namespace.as_fd()).unwrap(), inode(own.as_fd()).unwrap());
             assert_eq!(inode(namespace.as_fd()).unwrap(), inode(by_path.as_fd()).unwrap());
-            assert_eq!(super::kind(namespace.as_fd()).unwrap(), kind);
+            assert_eq!(kind(namespace.as_fd()).unwrap(), expected);
         }
     }
 
@@ -225,8 +225,8 @@ mod tests {
 
     #[test]
     fn what_is_no_namespace_is_an_error() {
-        let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(super::kind(file.as_fd()).is_err());
+        let file = fs::File::open("/dev/null").unwrap();
+        assert!(kind(file.as_fd()).is_err());
         assert!(owner(file.as_fd()).is_err());
     }
 }

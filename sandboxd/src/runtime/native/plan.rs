@@ -330,3 +330,7 @@ fn text(path: &Path) -> Result<String, RuntimeError> {
 fn io(action: String, errno: rustix::io::Errno) -> RuntimeError {
     RuntimeError::Io { action, source: errno.into() }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
