@@ -5,7 +5,8 @@
 //!
 //! The three signals are blocked and taken with rt_sigtimedwait(2), so there is no handler, no race between
 //! "no child left" and "wait", and PID 1 gets signals it would otherwise be shielded from (signal(7): a blocked
-//! signal is queued whatever its disposition).
+//! signal is queued whatever its disposition). The shim has blocked them before exec, so that none is lost in
+//! between; blocking them again here makes the pause right on its own.
 
 #![no_std]
 #![no_main]

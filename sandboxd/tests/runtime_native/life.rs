@@ -20,8 +20,7 @@ const CHILD_POD: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456
 #[ignore = "the daemon of the tests below: it waits to be killed"]
 async fn daemon_to_be_killed() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
-    let mut planned = Planned::userns();
-    planned.plan.dir = PathBuf::from(dir);
+    let mut planned = Planned::userns().in_dir(PathBuf::from(dir));
     planned.plan.pod = PodId::from_string(CHILD_POD.to_owned());
     let runtime = runtime().await;
     let pod = created(&runtime, &planned).await;
@@ -85,11 +84,24 @@ async fn the_exit_status_is_kept_for_the_next_daemon() {
     let runtime = runtime().await;
     let pod = PodId::from_string(CHILD_POD.to_owned());
     let infra = runtime.adopt(&pod, dir.path()).await.unwrap();
-    assert_eq!(infra.wait().await, Exit::Code(0));
-    assert_eq!(infra.wait().await, Exit::Code(0));
+    for _ in 0..2 {
+        let ended = tokio::time::timeout(Duration::from_secs(5), infra.wait()).await;
+        assert_eq!(ended, Ok(Exit::Code(0)));
+    }
     assert!(infra.namespace(NsKind::Net).is_err());
     infra.kill().await.unwrap();
     infra.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_term_before_the_pause_listens_is_not_lost() {
+    need_root!();
+    let pod = created(&runtime().await, &Planned::userns()).await;
+    rustix::process::pidfd_send_signal(pod.infra.pidfd(), rustix::process::Signal::TERM).unwrap();
+    pod.infra.start().await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), pod.infra.wait()).await;
+    assert_eq!(ended, Ok(Exit::Code(0)));
+    pod.end().await;
 }
 
 #[tokio::test]

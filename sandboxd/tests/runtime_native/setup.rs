@@ -45,7 +45,7 @@ pub async fn runtime() -> NativeRuntime {
 /// A plan with a directory of its own, which goes with it.
 pub struct Planned {
     pub plan: InfraPlan,
-    _dir: tempfile::TempDir,
+    dir: Option<tempfile::TempDir>,
 }
 
 impl Planned {
@@ -91,7 +91,14 @@ impl Planned {
             resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
             hostname: "pod-host".into(),
         };
-        Self { plan, _dir: dir }
+        Self { plan, dir: Some(dir) }
+    }
+
+    /// In a directory of somebody else's.
+    pub fn in_dir(mut self, dir: PathBuf) -> Self {
+        self.plan.dir = dir;
+        self.dir = None;
+        self
     }
 
     pub fn base(&self) -> u32 {

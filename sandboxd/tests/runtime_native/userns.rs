@@ -158,7 +158,8 @@ async fn zombies_are_reaped_and_term_ends_it_with_0() {
         assert_eq!(left.trim(), "", "children left");
         let signalled = rustix::process::pidfd_send_signal(pod.infra.pidfd(), rustix::process::Signal::TERM);
         signalled.unwrap();
-        assert_eq!(pod.infra.wait().await, sandboxd::runtime::Exit::Code(0));
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(5), pod.infra.wait()).await;
+        assert_eq!(ended, Ok(sandboxd::runtime::Exit::Code(0)));
         pod.end().await;
     }
 }

@@ -12,7 +12,7 @@ use crate::step::{Step, StepError};
 
 /// First thing in the new process: become root of the new user namespace, in a session of its own.
 pub fn settle<K: Kernel>(kernel: &K, plan: &Plan) -> Result<(), StepError> {
-    kernel.default_signals().step(|| "reset signals".into())?;
+    kernel.pause_signals().step(|| "set the signals for the pause".into())?;
     kernel.new_session().step(|| "make a session".into())?;
     if plan.namespaces.user.is_some() {
         kernel.groups(&[]).step(|| "clear the supplementary groups".into())?;

@@ -134,7 +134,7 @@ impl Kernel for Fake {
     fn new_session(&self) -> Result<()> {
         self.call("setsid".into())
     }
-    fn default_signals(&self) -> Result<()> {
+    fn pause_signals(&self) -> Result<()> {
         self.call("signals".into())
     }
     fn die_with_parent(&self) -> Result<()> {

@@ -202,14 +202,19 @@ impl Kernel for Linux {
         rustix::process::setsid().map(drop)
     }
 
-    fn default_signals(&self) -> Result<()> {
+    fn pause_signals(&self) -> Result<()> {
         for number in [libc::SIGHUP, libc::SIGPIPE] {
             // SAFETY: no handler is installed.
             if unsafe { libc::signal(number, libc::SIG_DFL) } == libc::SIG_ERR {
                 return Err(Errno::INVAL);
             }
         }
-        Ok(())
+        // The kernel's own sigset_t: bit n - 1 for signal n.
+        let set = [libc::SIGINT, libc::SIGTERM, libc::SIGCHLD].iter().fold(0u64, |set, n| set | 1 << (n - 1));
+        let address = (&raw const set).expose_provenance();
+        let how = register(libc::SIG_BLOCK);
+        // SAFETY: the kernel reads the set, which outlives the call, and writes nothing.
+        unsafe { syscall(libc::SYS_rt_sigprocmask, [how, address, 0, size_of::<u64>(), 0]) }.map(drop)
     }
 
     fn die_with_parent(&self) -> Result<()> {
