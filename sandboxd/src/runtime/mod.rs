@@ -4,6 +4,13 @@
 //! [`Runtime`] makes, [`Infra`] is what was made. The native runtime drives one `sandboxd-shim` per pod.
 //! An OCI runtime (`runc`, `crun`) is another implementation of the same two traits.
 
+pub mod capabilities;
+pub mod namespaces;
+pub mod native;
+pub mod seccomp;
+pub mod spec;
+mod sysctl;
+
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,8 +81,11 @@ pub trait Infra: Send + Sync + std::fmt::Debug {
     /// How /sys came into the pod.
     fn sysfs(&self) -> Sysfs;
     /// A namespace of the infra container, through its pidfd. Fails once the process is gone.
+    ///
+    /// The cgroup namespace is the host's until [`Infra::start`], which makes it: its root is the cgroup that
+    /// the process is in at that moment, so place it in the pod's cgroup before.
     fn namespace(&self, kind: NsKind) -> Result<OwnedFd, RuntimeError>;
-    /// Execs the pause.
+    /// Makes the cgroup namespace and execs the pause. On an error inside the pod nothing is left of it.
     async fn start(&self) -> Result<(), RuntimeError>;
     /// Kills the infra container (with it everything in its pid namespace), waits for its end, lets the
     /// shim go. Idempotent.

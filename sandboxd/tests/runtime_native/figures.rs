@@ -1,0 +1,73 @@
+//! What a pod costs: printed, and held against generous bounds. `--nocapture` shows the figures.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::setup::{Planned, Pod, created, need_root, runtime};
+
+const PODS: usize = 20;
+
+fn median(mut values: Vec<Duration>) -> (Duration, Duration, Duration) {
+    values.sort();
+    (values[values.len() / 2], values[0], values[values.len() - 1])
+}
+
+/// PSS of a process in kB.
+fn pss(pid: i32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Time on a processor so far (schedstat, first field): what a pod costs whatever else the machine does.
+fn processor(pid: i32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
+fn host_mounts() -> usize {
+    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+}
+
+#[tokio::test]
+async fn twenty_pods_are_quick_small_and_invisible() {
+    need_root!();
+    let runtime = runtime().await;
+    let planned: Vec<Planned> = (0..PODS).map(|_| Planned::userns()).collect();
+    let before = host_mounts();
+    let (mut creates, mut starts, mut kills) = (Vec::new(), Vec::new(), Vec::new());
+    let mut pods: Vec<Pod> = Vec::new();
+    for one in &planned {
+        let begun = Instant::now();
+        let pod = created(&runtime, one).await;
+        creates.push(begun.elapsed());
+        let begun = Instant::now();
+        pod.infra.start().await.unwrap();
+        starts.push(begun.elapsed());
+        pods.push(pod);
+    }
+    assert_eq!(host_mounts(), before, "mounts of pods are in the host's table");
+    let memory: u64 = pods.iter().map(|pod| pss(pod.infra.shim_pid()) + pss(pod.infra.infra_pid())).sum();
+    let pauses: u64 = pods.iter().map(|pod| pss(pod.infra.infra_pid())).sum();
+    let each = memory / PODS as u64;
+    let shims = median(pods.iter().map(|pod| processor(pod.infra.shim_pid())).collect()).0;
+    let containers = median(pods.iter().map(|pod| processor(pod.infra.infra_pid())).collect()).0;
+    let mounts = pods[0].proc("mountinfo").lines().count();
+    let shim_mounts = fs::read_to_string(format!("/proc/{}/mountinfo", pods[0].infra.shim_pid())).unwrap();
+    for pod in pods {
+        let begun = Instant::now();
+        pod.end().await;
+        kills.push(begun.elapsed());
+    }
+    println!(
+        "{PODS} pods: create {:?}, start {:?}, kill {:?} (median, min, max); PSS {each} kB a pod (pause {} kB); \
+         on a processor: shim {shims:?}, container {containers:?}; {mounts} mounts in the container, {} in its shim",
+        median(creates.clone()),
+        median(starts),
+        median(kills),
+        pauses / PODS as u64,
+        shim_mounts.lines().count(),
+    );
+    assert!(each < 1024, "{each} kB a pod");
+    assert!(median(creates).0 < Duration::from_millis(100));
+}
