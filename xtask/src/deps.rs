@@ -44,6 +44,7 @@ const EBPF: Need = Need {
     why: "building the eBPF object",
     present: || nightly_with_sources() || debian_toolchain(),
     packages: &[
+        "g++",
         "rustc-web",
         "cargo-web",
         "rust-web-src",
@@ -190,11 +191,7 @@ fn debian_toolchain() -> bool {
             .iter()
             .any(|dir| Path::new(dir).join(name).exists())
     };
-    let sources = fs::read_dir("/usr/src").is_ok_and(|entries| {
-        entries.flatten().any(|e| {
-            e.file_name().to_string_lossy().starts_with("rustc-") && e.path().join("library/core").exists()
-        })
-    });
+    let sources = Path::new("/usr/lib/rustlib/src/rust/library/core/src/lib.rs").exists();
     sources
         && ["/usr/bin/rustc", "/usr/bin/cargo", "/usr/lib/llvm-22/bin/llvm-config"]
             .iter()
