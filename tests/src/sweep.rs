@@ -175,6 +175,8 @@ fn split_quoted(line: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cni::Subnet;
+    use crate::skip::Need;
 
     #[test]
     fn a_saved_rule_becomes_words() {
@@ -182,5 +184,54 @@ mod tests {
         let words = split_quoted(rule);
         assert_eq!(words[7], r#"name: "n" id: "i""#);
         assert_eq!(words.last().unwrap(), "CNI-1");
+    }
+
+    /// Everything a node can leave, made by hand and taken away.
+    #[test]
+    fn nothing_survives_the_sweep() {
+        if crate::skip::skipped("nothing_survives_the_sweep", &[Need::Root, Need::Iptables]) {
+            return;
+        }
+        let dir = tempfile::Builder::new().prefix("sdv").rand_bytes(8).tempdir().unwrap().keep();
+        let name = dir.file_name().unwrap().to_str().unwrap().to_owned();
+        let scope = Scope {
+            name: name.clone(),
+            dir: dir.clone(),
+            subnet: Subnet::claim().unwrap(),
+            portmap_before: true,
+            ip_forward_before: None,
+        };
+        let address = scope.subnet.cidr().replace("0/24", "2");
+        let chain = format!("CNI-{name}");
+        let comment = format!("name: \"{name}\" id: \"x y\"");
+        tool("ip", &["link", "add", &name, "type", "bridge"]).unwrap();
+        tool("iptables", &["-w", "-t", "nat", "-N", &chain]).unwrap();
+        tool("iptables", &["-w", "-t", "nat", "-A", &chain, "-d", &address, "-j", "ACCEPT"]).unwrap();
+        let jump = ["-s", &address, "-m", "comment", "--comment", &comment, "-j", &chain];
+        let args: Vec<&str> = ["-w", "-t", "nat", "-A", "POSTROUTING"].into_iter().chain(jump).collect();
+        tool("iptables", &args).unwrap();
+        let pin = dir.join("run/pin");
+        fs::create_dir_all(pin.parent().unwrap()).unwrap();
+        fs::write(&pin, "").unwrap();
+        let bind = nix::mount::MsFlags::MS_BIND;
+        nix::mount::mount(Some("/proc/self/ns/uts"), &pin, None::<&str>, bind, None::<&str>).unwrap();
+        let cgroup =
+            leftovers::cgroup_dirs("").into_iter().find(|d| d.join("cgroup.procs").exists()).unwrap();
+        fs::create_dir_all(cgroup.join(&name).join("pod")).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").env("D", &dir).spawn().unwrap();
+
+        let found = leftovers::of_pods(&scope, None);
+        everything(&scope);
+        let status = child.wait().unwrap();
+        let left = leftovers::of_pods(&scope, None);
+        let bridge = Path::new("/sys/class/net").join(&name).exists();
+        let saved = tool("iptables-save", &["-t", "nat"]).unwrap();
+
+        for kind in ["process", "mount", "iptables", "cgroup"] {
+            assert!(found.iter().any(|l| l.to_string().starts_with(kind)), "no {kind} among {found:?}");
+        }
+        assert_eq!(left, Vec::new());
+        assert!(!status.success() && !bridge && !dir.exists());
+        assert!(!saved.contains(&name), "{saved}");
     }
 }

@@ -81,7 +81,7 @@ fn bad_values(pod: &dyn Fn() -> Pod) -> Vec<Bad> {
         (pod().sysctl("vm.swappiness", "1").build(), &["vm.swappiness"]),
         (pod().sysctl("net.../../kernel.panic", "1").build(), &["sysctl"]),
         (
-            pod().network(NamespaceMode::Node).sysctl("net.core.somaxconn", "9").build(),
+            pod().hostname("").network(NamespaceMode::Node).sysctl("net.core.somaxconn", "9").build(),
             &["net.core.somaxconn"],
         ),
         (pod().with_linux(|l| l.cgroup_parent = "/../../etc".into()).build(), &["cgroup", ".."]),
@@ -95,7 +95,6 @@ fn bad_values(pod: &dyn Fn() -> Pod) -> Vec<Bad> {
         (pod().with_security(|s| s.supplemental_groups = vec![-7]).build(), &["supplemental_groups", "-7"]),
         (seccomp(7, ""), &["seccomp", "7"]),
         (seccomp(local, "relative.json"), &["seccomp", "relative.json"]),
-        (seccomp(local, "/nonexistent/profile.json"), &["/nonexistent/profile.json"]),
         (pod().with(|c| c.windows = Some(WindowsPodSandboxConfig::default())).build(), &["windows"]),
         (
             pod()
@@ -144,6 +143,22 @@ fn bad_input_is_refused_by_field_and_value() {
         }
         ensure!(gaps.is_empty(), "{}", gaps.join("\n"));
         ensure!(cri.list(None).await?.is_empty());
+        let left = node.leftovers().await;
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_missing_seccomp_profile_is_named() {
+    E2e::default().run(async |node| {
+        let path = "/nonexistent/profile.json";
+        let seccomp =
+            SecurityProfile { profile_type: ProfileType::Localhost.into(), localhost_ref: path.to_owned() };
+        let pod = node.pod("noprofile").userns().with_security(|s| s.seccomp = Some(seccomp));
+        let status = node.cri().await?.run(pod.build()).await.err();
+        let status = status.ok_or_else(|| anyhow::anyhow!("a pod without its seccomp profile"))?;
+        ensure!(status.message().contains(path), "{status:?}");
         let left = node.leftovers().await;
         ensure!(left.is_empty(), "{left:?}");
         Ok(())

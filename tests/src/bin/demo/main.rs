@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     match play(&cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:?}");
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
