@@ -10,6 +10,7 @@ pub mod cni;
 pub mod console;
 pub mod cri;
 pub mod e2e;
+pub mod interrupt;
 pub mod leftovers;
 pub mod node;
 pub mod ns;

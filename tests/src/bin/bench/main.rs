@@ -4,15 +4,18 @@
 mod cost;
 mod latency;
 mod memory;
+mod plugins;
 mod report;
 mod runc;
 mod stats;
 mod syscalls;
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use sandboxd_tests::interrupt::{INTERRUPTED, Interrupts};
 use sandboxd_tests::node::{Node, Options};
 
 use report::Report;
@@ -40,9 +43,19 @@ fn tmpfs() -> Option<&'static Path> {
         .find(|dir| nix::sys::statfs::statfs(*dir).is_ok_and(|fs| fs.filesystem_type().0 == TMPFS_MAGIC))
 }
 
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 #[tokio::main(worker_threads = 2)]
-async fn main() -> Result<()> {
-    let cli = Cli::parse();
+async fn run(cli: &Cli) -> Result<ExitCode> {
+    let mut interrupts = Interrupts::new()?;
     let mut report = Report::new(cli.json);
     let on = tmpfs();
     report.note(&match on {
@@ -51,21 +64,32 @@ async fn main() -> Result<()> {
             "state and root on the temporary directory's file system: no tmpfs in /run or /dev/shm".into()
         }
     });
-    let node = Node::start(Options { on: on.map(Path::to_path_buf), ..Options::default() }).await?;
-    let outcome = measure(&node, &cli, &mut report).await;
+    let options = Options { on: on.map(Path::to_path_buf), ..Options::default() };
+    let node = tokio::select! {
+        node = Node::start(options) => node?,
+        () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    let outcome = tokio::select! {
+        outcome = measure(&node, cli, &mut report) => Some(outcome),
+        () = interrupts.next() => None,
+    };
     let left = node.stop().await;
-    outcome?;
+    match outcome {
+        Some(outcome) => outcome?,
+        None => return Ok(ExitCode::from(INTERRUPTED)),
+    }
     // Without a daemon: what the same calls cost when nobody watches.
     cost::unwatched(&mut report)?;
     for leftover in left? {
         report.note(&format!("left behind: {leftover}"));
     }
     report.print();
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn measure(node: &Node, cli: &Cli, report: &mut Report) -> Result<()> {
     memory::idle(node, report)?;
+    plugins::alone(node, cli.pods, report)?;
     latency::one_by_one(node, cli.pods, report).await?;
     latency::at_once(node, cli.parallel, report).await?;
     memory::with_pods(node, cli.parallel, report).await?;

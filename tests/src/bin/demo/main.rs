@@ -20,8 +20,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use sandboxd_tests::interrupt::{INTERRUPTED, Interrupts};
 use sandboxd_tests::node::{Node, Options};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[derive(Parser)]
 #[command(about = "A pod in the wrong order, the same pod in the right one, the console")]
@@ -29,22 +29,6 @@ struct Cli {
     /// Prints one console frame as text, also on a terminal.
     #[arg(long)]
     once: bool,
-}
-
-/// The signals by which an operator or a system ends a program.
-struct Interrupts([Signal; 3]);
-
-impl Interrupts {
-    fn new() -> Result<Self> {
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        let [a, b, c] = kinds.map(signal);
-        Ok(Self([a?, b?, c?]))
-    }
-
-    async fn next(&mut self) {
-        let [a, b, c] = &mut self.0;
-        tokio::select! { _ = a.recv() => {}, _ = b.recv() => {}, _ = c.recv() => {} }
-    }
 }
 
 fn main() -> ExitCode {
@@ -65,7 +49,7 @@ async fn play(cli: &Cli) -> Result<ExitCode> {
     let node = tokio::select! {
         // Dropped half-way it sweeps what it made.
         node = Node::start(Options::default()) => node?,
-        () = interrupts.next() => return Ok(interrupted()),
+        () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
     let outcome = tokio::select! {
         outcome = acts::all(&node, live) => Some(outcome),
@@ -82,7 +66,7 @@ async fn play(cli: &Cli) -> Result<ExitCode> {
             eprintln!("The daemon's last words:\n{log}");
             return Err(error);
         }
-        None => return Ok(interrupted()),
+        None => return Ok(ExitCode::from(INTERRUPTED)),
         Some(Ok(())) => {}
     }
     let left = left?;
@@ -95,9 +79,4 @@ async fn play(cli: &Cli) -> Result<ExitCode> {
         say::item(&leftover.to_string());
     }
     Ok(ExitCode::FAILURE)
-}
-
-/// What a shell shows for a program ended by Ctrl-C.
-fn interrupted() -> ExitCode {
-    ExitCode::from(130)
 }
