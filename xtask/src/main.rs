@@ -1,31 +1,66 @@
-//! Development tasks.
+//! Development tasks: `cargo xtask <task>`.
+//!
+//! Small on purpose: it is compiled before anything else on a fresh machine. What talks to the daemon
+//! (the demo, the benches) is a program of the `tests` crate, which a task here builds and becomes.
 
+#![forbid(unsafe_code)]
+
+mod build;
+mod deps;
 mod ebpf;
+mod programs;
+mod run;
+mod test;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-#[derive(Debug, Parser)]
-#[command(name = "xtask", about = "Development tasks")]
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Development tasks of sandboxd")]
 struct Cli {
     #[command(subcommand)]
     task: Task,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Task {
-    /// Builds the eBPF object that sandboxd embeds.
+    /// The demo: a pod in the wrong order, the same pod in the right one, the console. Leaves nothing.
+    Demo(programs::Demo),
+    /// All tests, with what they need installed first.
+    Test(test::Options),
+    /// Latency, memory and cost of a capability check.
+    Bench(programs::Bench),
+    /// The eBPF object alone.
     BuildEbpf {
-        /// Without DWARF, as it goes into a release of the daemon.
+        /// Optimised and without debug information beyond BTF.
         #[arg(long)]
         release: bool,
     },
+    /// Everything that is installed: the object, the shim, the daemon and the console, in release.
+    Build,
+    /// What is missing on this machine; installs it where it can.
+    Deps {
+        /// Only says it.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().task {
-        Task::BuildEbpf { release } => {
-            println!("{}", ebpf::build_ebpf(release)?.display());
-            Ok(())
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Demo(options) => programs::demo(&options),
+        Task::Test(options) => test::test(&options),
+        Task::Bench(options) => programs::bench(&options),
+        Task::BuildEbpf { release } => ebpf::build_ebpf(release).map(|path| println!("{}", path.display())),
+        Task::Build => deps::ensure(&deps::BUILD).and_then(|()| build::release().map(drop)),
+        Task::Deps { check } => deps::all(check),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -1,0 +1,64 @@
+//! What a test needs of the machine. A test that cannot run says so loudly: one line `SKIPPED: …` on
+//! standard error, past the capture of the test runner, which `cargo xtask test` collects and judges.
+
+use std::io::Write;
+use std::path::Path;
+
+use nix::unistd::geteuid;
+
+use crate::bins;
+
+/// Something a machine may lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Namespaces, mounts and cgroups for real.
+    Root,
+    /// bridge, host-local and portmap.
+    CniPlugins,
+    /// iptables, for masquerading and port mappings.
+    Iptables,
+    /// The tracepoint `capability:cap_capable` and the kernel's BTF.
+    Bpf,
+    /// A second daemon, built without the observer.
+    NoObserverBuild,
+}
+
+impl Need {
+    /// Why it is not there; `None` where it is.
+    #[must_use]
+    pub fn missing(self) -> Option<String> {
+        match self {
+            Self::Root => (!geteuid().is_root()).then(|| "not root".to_owned()),
+            Self::CniPlugins => {
+                bins::cni_dir().is_none().then(|| "no CNI plugins in /usr/lib/cni, /opt/cni/bin".to_owned())
+            }
+            Self::Iptables => {
+                let there = ["/usr/sbin/iptables", "/sbin/iptables"].iter().any(|p| Path::new(p).exists());
+                (!there).then(|| "no iptables".to_owned())
+            }
+            Self::Bpf => {
+                let paths = ["/sys/kernel/btf/vmlinux", "/sys/kernel/tracing/events/capability/cap_capable"];
+                // tracefs may not be mounted at all: then only the program's load can tell.
+                let tracefs = Path::new("/sys/kernel/tracing/events").exists();
+                let wanted = if tracefs { &paths[..] } else { &paths[..1] };
+                let missing = wanted.iter().find(|p| !Path::new(p).exists());
+                missing.map(|path| format!("no BPF observer: {path} is missing"))
+            }
+            Self::NoObserverBuild => std::env::var_os(bins::NO_OBSERVER)
+                .is_none()
+                .then(|| format!("no build without the observer: {} is not set", bins::NO_OBSERVER)),
+        }
+    }
+}
+
+/// Whether a test cannot run here. Prints the line if so.
+#[must_use]
+pub fn skipped(test: &str, needs: &[Need]) -> bool {
+    match needs.iter().find_map(|need| need.missing()) {
+        Some(reason) => {
+            let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
+            true
+        }
+        None => false,
+    }
+}

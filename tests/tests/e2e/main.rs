@@ -1,0 +1,18 @@
+//! End-to-end tests: the real daemon, real namespaces, real CNI plugins, the live observer. Each test has a
+//! node of its own (`sandboxd_tests::node`) and fails when anything of it is left behind.
+
+mod cli;
+mod config_fields;
+mod console;
+mod demo;
+mod faults;
+mod lifecycle;
+mod many;
+mod network_first;
+mod no_observer;
+mod observer;
+mod ownership;
+mod portmap;
+mod refusals;
+mod restart;
+mod support;

@@ -1,0 +1,62 @@
+//! The demo and the benches: builds their program of the `tests` crate and becomes it, so that a signal
+//! meets one process, the one that cleans up.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{build, deps, run};
+
+/// What `cargo xtask demo` takes.
+#[derive(Debug, clap::Args)]
+pub struct Demo {
+    /// Prints one console frame as text, also on a terminal.
+    #[arg(long)]
+    once: bool,
+}
+
+/// What `cargo xtask bench` takes.
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    /// Pods made one after the other for the latencies.
+    #[arg(long, default_value_t = 50)]
+    pods: u32,
+    /// Pods started at once, and kept for the memory figures.
+    #[arg(long, default_value_t = 20)]
+    parallel: u32,
+    /// One JSON document instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Builds and becomes the demo.
+pub fn demo(options: &Demo) -> Result<()> {
+    let dir = prepare()?;
+    let mut command = Command::new(dir.join("demo"));
+    command.args(options.once.then_some("--once"));
+    become_program(&mut command, &dir)
+}
+
+/// Builds and becomes the bench.
+pub fn bench(options: &Bench) -> Result<()> {
+    let dir = prepare()?;
+    let mut command = Command::new(dir.join("bench"));
+    command.args(["--pods", &options.pods.to_string(), "--parallel", &options.parallel.to_string()]);
+    command.args(options.json.then_some("--json"));
+    become_program(&mut command, &dir)
+}
+
+fn prepare() -> Result<std::path::PathBuf> {
+    deps::ensure(&deps::RUN)?;
+    ensure!(deps::is_root(), "this makes namespaces, mounts and a bridge: run it as root");
+    build::release()
+}
+
+fn become_program(command: &mut Command, dir: &Path) -> Result<()> {
+    command.env("SANDBOXD_BIN_DIR", dir);
+    // Only returns when it could not.
+    let error = command.exec();
+    Err(error).with_context(|| format!("running {}", run::words(command)))
+}
