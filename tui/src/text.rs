@@ -72,6 +72,25 @@ pub fn fit(text: &str, columns: usize, ellipsis: &str) -> String {
     out
 }
 
+/// `text` in at most `columns`, cut in its middle: names differ at their ends.
+pub fn fit_middle(text: &str, columns: usize, ellipsis: &str) -> String {
+    if width(text) <= columns || columns < 8 {
+        return fit(text, columns, ellipsis);
+    }
+    let tail_room = (columns - width(ellipsis)) / 2;
+    let mut tail = text.len();
+    let mut used = 0;
+    for (index, c) in text.char_indices().rev() {
+        used += c.width().unwrap_or(0);
+        if used > tail_room {
+            break;
+        }
+        tail = index;
+    }
+    let tail = &text[tail..];
+    fit(text, columns - width(ellipsis) - width(tail), "") + ellipsis + tail
+}
+
 /// `text` in exactly `columns`, left-aligned.
 pub fn left(text: &str, columns: usize, ellipsis: &str) -> String {
     let fitted = fit(text, columns, ellipsis);
@@ -183,6 +202,9 @@ mod tests {
         assert_eq!(left("日本語", 4, "…"), "日… ");
         assert_eq!(right("12", 4, "…"), "  12");
         assert_eq!(fit("abc", 0, "…"), "");
+        assert_eq!(fit_middle("web-5b9c4f7d8-kx4tz", 15, "…"), "web-5b9…8-kx4tz");
+        assert_eq!(width(&fit_middle("日本語日本語日本語", 9, "…")), 9);
+        assert_eq!(fit_middle("short", 15, "…"), "short");
     }
 
     #[test]

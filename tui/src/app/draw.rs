@@ -17,6 +17,8 @@ use crate::theme::WRONG;
 const LEAST: (u16, u16) = (40, 8);
 /// From this height on the pods leave room for the stream under them.
 const STREAM_FROM: u16 = 15;
+/// Up to this many pods a frame as text has the tree of each.
+const FEW: usize = 6;
 /// From this width on the tree of the selected pod stands beside the stream.
 const TREE_FROM: u16 = 132;
 
@@ -63,7 +65,7 @@ impl App {
             self.draw_breadcrumb(buf, line(1))
         };
         let cx = self.context();
-        let right = self.right_of_tabs(&cx);
+        let right = self.right_of_tabs(area.width.saturating_sub(used + 2), &cx);
         let width = text::cells(right.width());
         if used + width + 2 <= area.width {
             buf.set_line(area.right() - width - 1, area.y + 1, &right, width);
@@ -108,9 +110,10 @@ impl App {
     }
 
     /// How many pods, and how many of them want a look; or what keeps the daemon away.
-    fn right_of_tabs(&self, cx: &Context<'_>) -> Line<'static> {
+    fn right_of_tabs(&self, room: u16, cx: &Context<'_>) -> Line<'static> {
         if let Link::Waiting { reason, .. } = &self.link {
-            return Line::styled(reason.clone(), cx.theme.bad());
+            let reason = text::fit(reason, usize::from(room), cx.theme.glyphs().ellipsis);
+            return Line::styled(reason, cx.theme.bad());
         }
         let mut line = Line::default();
         let (shown, all) = (self.shared.rows.len(), self.model.pods.len());
@@ -193,7 +196,7 @@ impl App {
             (true, Some(pod)) => {
                 let left = Rect { width: area.width * 9 / 20, ..area };
                 section(buf, left, &format!("Owners of {}", facts::full_name(pod)));
-                tree::glance(buf, left, &tree::build(selected.into_iter(), &cx), cx.theme);
+                tree::glance(buf, left, &tree::build(selected.into_iter(), left.width, &cx), cx.theme);
                 Rect { x: area.x + left.width + 1, width: area.width - left.width - 1, ..area }
             }
             _ => area,
@@ -224,11 +227,14 @@ impl App {
     pub fn report(&mut self, width: u16) -> Buffer {
         self.refresh();
         let cx = self.context();
-        let tree = tree::build(self.shared.rows.iter(), &cx);
-        // A node full of healthy pods would drown what matters.
-        let tree = if self.shared.rows.len() <= 24 { tree } else { Vec::new() };
+        // A node full of healthy pods would drown what matters: then only those that want a look.
+        let few = self.shared.rows.len() <= FEW;
+        let wrong = |id: &&String| cx.model.pod(Some(id)).is_some_and(facts::is_problem);
+        let tree = tree::build(self.shared.rows.iter().filter(|id| few || wrong(id)), width, &cx);
         let degradations = self.model.node.degradations.iter().chain(&self.model.observer.degradations);
-        let degradations: Vec<_> = degradations.cloned().collect();
+        let degradations: Vec<_> = degradations
+            .flat_map(|one| text::wrap(&format!("! {}: {}", one.name, one.message), usize::from(width) - 1))
+            .collect();
         let pods = text::cells(Pods::height(&cx));
         let stream = text::cells(self.model.checks.len().clamp(1, 10) + 1);
         let tree_height = if tree.is_empty() { 0 } else { text::cells(tree.len() + 2) };
@@ -239,16 +245,10 @@ impl App {
         status::draw(&mut buf, Rect { height: 1, ..area }, &self.link, &cx);
         let mut y = 1;
         for one in &degradations {
-            buf.set_stringn(
-                1,
-                y,
-                format!("! {}: {}", one.name, one.message),
-                usize::from(width) - 1,
-                cx.theme.warn(),
-            );
+            buf.set_string(1, y, one, cx.theme.warn());
             y += 1;
         }
-        let right = self.right_of_tabs(&cx);
+        let right = self.right_of_tabs(width, &cx);
         let heading = |buf: &mut Buffer, y: u16, words: &str| {
             let tail = usize::from(width).saturating_sub(text::width(words) + 4);
             let rule = cx.theme.glyphs().rule;

@@ -133,7 +133,7 @@ impl App {
         let ages = match self.link {
             // A recording that ended stands still.
             Link::Ended => return false,
-            Link::Waiting { lost_at_ns, .. } => lost_at_ns.is_some(),
+            Link::Waiting { .. } => true,
             Link::Connecting | Link::Live | Link::Replay => false,
         };
         ages || !self.model.pods.is_empty() && self.view == View::Pods

@@ -65,6 +65,11 @@ impl Column {
         }
     }
 
+    /// Whether its natural order is from the most down.
+    pub fn descends(self) -> bool {
+        matches!(self, Self::Denied | Self::Ready)
+    }
+
     fn compare(self, a: &Pod, b: &Pod) -> Ordering {
         match self {
             Self::Name => a.name.cmp(&b.name),

@@ -238,7 +238,7 @@ pub fn row(buf: &mut Buffer, area: Rect, check: &Check, selected: bool, cx: &Con
         } else {
             check.pod_name.clone()
         };
-        line.push_span(Span::raw(fit(&who, pod)));
+        line.push_span(Span::raw(fit(&text::fit_middle(&who, pod, glyphs.ellipsis), pod)));
     }
     line.push_span(Span::raw(fit(&facts::call(check), call)));
     line.push_span(Span::raw(fit(&facts::capability(check), 12)));

@@ -22,7 +22,7 @@ fn shape(column: Column) -> (&'static str, usize, bool) {
         Column::State => ("STATE", 10, false),
         Column::Userns => ("USERNS", 10, true),
         Column::Netns => ("NETNS", 10, true),
-        Column::Owner => ("OWNER", 7, false),
+        Column::Owner => ("OWNER", 8, false),
         Column::Range => ("UID RANGE", 16, true),
         Column::Address => ("ADDRESS", 15, false),
         Column::Sysfs => ("SYSFS", 9, false),
@@ -52,6 +52,10 @@ const BY_WEIGHT: [Column; 14] = [
     Column::Flow,
 ];
 
+/// How many of them come before the names get more room.
+const ESSENTIAL: usize = 7;
+/// The room that names get then.
+const ROOMY_NAME: usize = 18;
 /// The widest a name column grows.
 const WIDEST_NAME: usize = 40;
 
@@ -67,7 +71,17 @@ pub struct Placed {
 pub fn layout(width: usize, longest_name: usize) -> Vec<Placed> {
     let mut room = width.saturating_sub(MARGIN);
     let mut chosen = Vec::new();
+    let mut least_name = shape(Column::Name).1;
     for column in BY_WEIGHT {
+        if chosen.len() == ESSENTIAL {
+            // Names that can be read come before more columns.
+            let wider = ROOMY_NAME - least_name;
+            if wider > room {
+                break;
+            }
+            room -= wider;
+            least_name = ROOMY_NAME;
+        }
         let needs = shape(column).1 + if chosen.is_empty() { 0 } else { GAP };
         // The first that does not fit ends it: the table must not reshuffle by a column's luck.
         if needs > room {
@@ -76,7 +90,7 @@ pub fn layout(width: usize, longest_name: usize) -> Vec<Placed> {
         room -= needs;
         chosen.push(column);
     }
-    let name = (shape(Column::Name).1 + room).min(longest_name.clamp(shape(Column::Name).1, WIDEST_NAME));
+    let name = (least_name + room).min(longest_name.clamp(least_name, WIDEST_NAME));
     let mut x = MARGIN;
     Column::ALL
         .into_iter()
@@ -106,7 +120,7 @@ pub fn heading(placed: &Placed, cx: &Context<'_>) -> String {
     let sort = cx.shared.sort;
     let name = match sort.column == placed.column {
         false => name.to_owned(),
-        true if sort.reversed => format!("{name}{}", glyphs.up),
+        true if sort.reversed == placed.column.descends() => format!("{name}{}", glyphs.up),
         true => format!("{name}{}", glyphs.down),
     };
     aligned(&name, placed.width, right, "")
@@ -120,7 +134,7 @@ fn aligned(value: &str, width: usize, right: bool, ellipsis: &str) -> String {
 pub fn cell(placed: &Placed, pod: &Pod, cx: &Context<'_>) -> (String, Style) {
     let (theme, glyphs) = (cx.theme, cx.theme.glyphs());
     let (value, style) = match placed.column {
-        Column::Name => (pod.name.clone(), theme.strong()),
+        Column::Name => (text::fit_middle(&pod.name, placed.width, glyphs.ellipsis), theme.strong()),
         Column::Namespace => (pod.namespace.clone(), theme.plain()),
         Column::State => state(pod, cx),
         Column::Userns => match facts::namespace(pod, "user") {

@@ -24,9 +24,13 @@ impl Pods {
         cx.shared.rows.len().max(1) + 1
     }
 
+    fn selected(cx: &Context<'_>) -> Option<usize> {
+        let selected = cx.shared.selected.as_ref()?;
+        cx.shared.rows.iter().position(|id| id == selected)
+    }
+
     fn at(cx: &Context<'_>) -> usize {
-        let selected = cx.shared.selected.as_ref();
-        cx.shared.rows.iter().position(|id| Some(id) == selected).unwrap_or(0)
+        Self::selected(cx).unwrap_or(0)
     }
 
     fn heading(&self, buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
@@ -70,14 +74,14 @@ impl Panel for Pods {
             );
             return;
         }
-        let (at, height) = (Self::at(cx), usize::from(self.rows.height));
-        self.offset = list::scrolled(self.offset, at, height, cx.shared.rows.len());
+        let (selected, height) = (Self::selected(cx), usize::from(self.rows.height));
+        self.offset = list::scrolled(self.offset, Self::at(cx), height, cx.shared.rows.len());
         for (y, (index, id)) in
             (self.rows.y..self.rows.bottom()).zip(cx.shared.rows.iter().enumerate().skip(self.offset))
         {
             let Some(pod) = cx.model.pod(Some(id)) else { continue };
             let mut line = Line::default();
-            let pointer = if index == at { cx.theme.glyphs().pointer } else { " " };
+            let pointer = if Some(index) == selected { cx.theme.glyphs().pointer } else { " " };
             line.push_span(Span::raw(text::left(pointer, columns::MARGIN, "")));
             for placed in &self.placed {
                 let (cell, style) = columns::cell(placed, pod, cx);
@@ -85,7 +89,7 @@ impl Panel for Pods {
                 line.push_span(Span::raw(" ".repeat(columns::GAP)));
             }
             buf.set_line(area.x, y, &line, area.width);
-            if index == at {
+            if Some(index) == selected {
                 buf.set_style(Rect { y, height: 1, ..area }, cx.theme.selected());
             }
         }

@@ -3,9 +3,9 @@
 //! ```text
 //! userns 4026531837  init, the host's
 //! └─ !! net 4026532301  of default/old, which lives in userns 4026532300
-//! userns 4026532300  uid 0 → 4221435904 ×65536
-//! ├─ !! net 4026532301  owned by init, not by this user namespace
-//! ├─ mnt 4026532302
+//! userns 4026532300  uid 0 → 4221435904, 65,536 ids
+//! ├─ !! net 4026532301  owned by init, not by this userns
+//! ├─ ipc 4026532302  uts 4026532303  pid 4026532304  mnt 4026532305
 //! └─ default/old  ✗ failed
 //!    └─ 1203 pause  infra
 //! ```
@@ -47,6 +47,9 @@ enum What {
 /// The order of namespaces under their owner.
 const KINDS: [&str; 7] = ["net", "ipc", "uts", "pid", "mnt", "cgroup", "time"];
 
+/// From this width on four namespaces stand on one line.
+const WIDE: u16 = 70;
+
 /// What one user namespace owns and who lives in it.
 #[derive(Debug, Default)]
 struct Owned<'a> {
@@ -56,7 +59,8 @@ struct Owned<'a> {
 }
 
 /// The lines of the tree for these pods, in their order.
-pub fn build<'a>(ids: impl Iterator<Item = &'a String>, cx: &'a Context<'_>) -> Vec<Row> {
+pub fn build<'a>(ids: impl Iterator<Item = &'a String>, width: u16, cx: &'a Context<'_>) -> Vec<Row> {
+    let wide = width >= WIDE;
     let init = cx.model.node.init_userns;
     let mut order = Vec::new();
     let mut owners: BTreeMap<u64, Owned<'_>> = BTreeMap::new();
@@ -79,7 +83,7 @@ pub fn build<'a>(ids: impl Iterator<Item = &'a String>, cx: &'a Context<'_>) -> 
     let mut drawn = std::collections::BTreeSet::new();
     for inode in std::iter::once(init).chain(order) {
         if let Some(owned) = owners.get(&inode).filter(|_| drawn.insert(inode)) {
-            userns(&mut rows, inode, owned, cx);
+            userns(&mut rows, inode, owned, wide, cx);
         }
     }
     rows
@@ -93,7 +97,7 @@ fn home(pod: &Pod, init: u64) -> u64 {
     }
 }
 
-fn userns(rows: &mut Vec<Row>, inode: u64, owned: &Owned<'_>, cx: &Context<'_>) {
+fn userns(rows: &mut Vec<Row>, inode: u64, owned: &Owned<'_>, wide: bool, cx: &Context<'_>) {
     let glyphs = cx.theme.glyphs();
     let init = cx.model.node.init_userns;
     let first = owned.pods.first();
@@ -123,28 +127,27 @@ fn userns(rows: &mut Vec<Row>, inode: u64, owned: &Owned<'_>, cx: &Context<'_>) 
     rows.push(row("", What::Userns, label, note, false, owner));
 
     let mut children = Vec::new();
-    for (namespace, pods) in owned.namespaces.values() {
-        let pod = pods.first().copied();
-        let note = namespace_note(namespace, pods, inode, init);
-        let wrong = namespace.wrong_owner;
-        let label = format!("{} {}", namespace.kind, facts::inode_text(namespace.inode, "?"));
-        children.push(row("", What::Namespace, label, note, wrong, pod));
-    }
+    // What should be owned here and is not, and what is owned here and should not be, come first.
     for pod in &owned.pods {
-        // What should be owned here and is not.
-        for namespace in
-            pod.namespaces.iter().filter(|namespace| namespace.wrong_owner && namespace.owner_inode != inode)
-        {
+        for namespace in pod.namespaces.iter().filter(|one| one.wrong_owner && one.owner_inode != inode) {
             let by = owner_name(namespace, init);
-            let label = format!("{} {}", namespace.kind, facts::inode_text(namespace.inode, "?"));
-            children.push(row(
-                "",
-                What::Namespace,
-                label,
-                format!("owned by {by}, not from here"),
-                true,
-                Some(pod),
-            ));
+            let note = format!("owned by {by}, not by this userns");
+            children.push(row("", What::Namespace, label_of(namespace), note, true, Some(pod)));
+        }
+    }
+    for wrong in [true, false] {
+        for (namespace, pods) in owned.namespaces.values().filter(|one| one.0.wrong_owner == wrong) {
+            let pod = pods.first().copied();
+            let note = namespace_note(namespace, pods, inode, init);
+            let label = label_of(namespace);
+            let quiet = |row: &Row| !row.wrong && !row.label.starts_with("net ") && row.note == note;
+            match children.last_mut() {
+                // The quiet ones of one pod share a line.
+                Some(before) if wide && namespace.kind != "net" && quiet(before) => {
+                    before.label += &format!("  {label}");
+                }
+                _ => children.push(row("", What::Namespace, label, note, wrong, pod)),
+            }
         }
     }
     let count = children.len() + owned.pods.len();
@@ -165,6 +168,10 @@ fn userns(rows: &mut Vec<Row>, inode: u64, owned: &Owned<'_>, cx: &Context<'_>) 
             rows.push(row(&format!("{stem}{branch}"), What::Process, label, note, false, Some(pod)));
         }
     }
+}
+
+fn label_of(namespace: &Namespace) -> String {
+    format!("{} {}", namespace.kind, facts::inode_text(namespace.inode, "?"))
 }
 
 fn owner_name(namespace: &Namespace, init: u64) -> String {
@@ -224,7 +231,7 @@ pub fn glance(buf: &mut Buffer, area: Rect, rows: &[Row], theme: Theme) {
 pub struct Tree {
     rows: Vec<Row>,
     /// What the rows were built from: the model's revision, the filter and the sort.
-    key: Option<(u64, Vec<String>)>,
+    key: Option<(u64, u16, Vec<String>)>,
     at: usize,
     offset: usize,
     area: Rect,
@@ -232,12 +239,12 @@ pub struct Tree {
 
 impl Tree {
     fn refresh(&mut self, cx: &Context<'_>) {
-        let key = (cx.model.revision, cx.shared.rows.clone());
+        let key = (cx.model.revision, self.area.width, cx.shared.rows.clone());
         if self.key.as_ref() == Some(&key) {
             return;
         }
         let before = self.rows.get(self.at).cloned();
-        self.rows = build(cx.shared.rows.iter(), cx);
+        self.rows = build(cx.shared.rows.iter(), self.area.width, cx);
         self.key = Some(key);
         // The same line where it still is, else the pod that is selected elsewhere.
         let same = before.and_then(|before| {
@@ -270,9 +277,9 @@ impl Panel for Tree {
     }
 
     fn draw(&mut self, buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
+        self.area = area;
         self.refresh(cx);
         self.follow_selection(cx);
-        self.area = area;
         self.offset = list::scrolled(self.offset, self.at, usize::from(area.height), self.rows.len());
         if self.rows.is_empty() {
             buf.set_stringn(area.x + 2, area.y, "no pods", usize::from(area.width), cx.theme.dim());
