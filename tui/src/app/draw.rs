@@ -115,20 +115,24 @@ impl App {
             let reason = text::fit(reason, usize::from(room), cx.theme.glyphs().ellipsis);
             return Line::styled(reason, cx.theme.bad());
         }
-        let mut line = Line::default();
         let (shown, all) = (self.shared.rows.len(), self.model.pods.len());
-        if self.shared.pod_filter.is_empty() {
-            line.push_span(Span::styled(text::plural(all, "pod"), cx.theme.dim()));
-        } else {
-            let filter =
-                format!("/{}  {shown} of {}", self.shared.pod_filter.text(), text::plural(all, "pod"));
-            line.push_span(Span::styled(filter, cx.theme.accent()));
-        }
         let problems = self.model.pods.values().filter(|pod| facts::is_problem(pod)).count();
-        if problems > 0 {
-            line.push_span(Span::styled(format!("  {WRONG} {problems} to look at"), cx.theme.bad()));
+        let room = usize::from(room);
+        let mut bad = if problems == 0 { String::new() } else { format!("  {WRONG} {problems} to look at") };
+        let mut count = text::plural(all, "pod");
+        let mut style = cx.theme.dim();
+        if !self.shared.pod_filter.is_empty() {
+            count = format!("{shown} of {count}");
+            style = cx.theme.accent();
+            if text::width(&count) + text::width(&bad) + 12 > room {
+                bad = if problems == 0 { String::new() } else { format!("  {WRONG} {problems}") };
+            }
+            // The filter itself gives way last, and shows that it goes on.
+            let left = room.saturating_sub(text::width(&count) + text::width(&bad) + 2);
+            let filter = format!("/{}", self.shared.pod_filter.text());
+            count = format!("{}  {count}", text::fit(&filter, left, cx.theme.glyphs().ellipsis));
         }
-        line
+        Line::from(vec![Span::styled(count, style), Span::styled(bad, cx.theme.bad())])
     }
 
     fn draw_waiting(&self, buf: &mut Buffer, area: Rect) {

@@ -26,11 +26,11 @@ fn shape(column: Column) -> (&'static str, usize, bool) {
         Column::Range => ("UID RANGE", 16, true),
         Column::Address => ("ADDRESS", 15, false),
         Column::Sysfs => ("SYSFS", 9, false),
-        Column::Denied => ("DENIED", 6, true),
+        Column::Denied => ("DENIED", 7, true),
         Column::Age => ("AGE", 4, true),
         Column::Handler => ("HANDLER", 14, false),
         Column::Flow => ("FLOW", 13, false),
-        Column::Ready => ("MADE IN ms", 10, true),
+        Column::Ready => ("MADE IN ms", 11, true),
     }
 }
 

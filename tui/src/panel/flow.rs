@@ -71,7 +71,8 @@ impl Bar {
             let scaled = u128::from(ns) * room as u128 * 2 / u128::from(whole);
             usize::try_from(scaled.div_ceil(2)).unwrap_or(room).min(room)
         };
-        let before = usize::try_from(u128::from(after) * room as u128 / u128::from(whole)).unwrap_or(room);
+        let before = (u128::from(after) * room as u128 * 2 / u128::from(whole)).div_ceil(2);
+        let before = usize::try_from(before).unwrap_or(room);
         let before = before.min(room.saturating_sub(1));
         let least = usize::from(room > 0 && step.duration_ns > 0);
         let total = cells(step.duration_ns).clamp(least, (room - before).max(least));

@@ -132,7 +132,7 @@ impl Panel for Pods {
             ("e", "next problem"),
             ("/", "filter"),
             ("s", "sort"),
-            ("S", "turn the order round"),
+            ("S", "reverse"),
             ("j k", "move"),
         ]
     }

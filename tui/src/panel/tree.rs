@@ -232,6 +232,8 @@ pub struct Tree {
     rows: Vec<Row>,
     /// What the rows were built from: the model's revision, the filter and the sort.
     key: Option<(u64, u16, Vec<String>)>,
+    /// The selected pod that was moved to: lines of no pod can be reached all the same.
+    followed: Option<String>,
     at: usize,
     offset: usize,
     area: Rect,
@@ -256,7 +258,11 @@ impl Tree {
     /// Moves to the selected pod unless the current line is one of its lines already.
     fn follow_selection(&mut self, cx: &Context<'_>) {
         let Some(selected) = &cx.shared.selected else { return };
-        if self.rows.get(self.at).is_some_and(|row| row.pod.as_ref().is_none_or(|pod| pod == selected)) {
+        if self.followed.as_ref() == Some(selected) {
+            return;
+        }
+        self.followed = Some(selected.clone());
+        if self.rows.get(self.at).is_some_and(|row| row.pod.as_ref() == Some(selected)) {
             return;
         }
         let found =
