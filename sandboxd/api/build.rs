@@ -24,8 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .type_attribute(CONSOLE, "#[derive(serde::Serialize, serde::Deserialize)]")
             .message_attribute(CONSOLE, "#[serde(default)]");
         for oneof in ["WatchResponse.message", "Delta.change"] {
-            builder = builder
-                .enum_attribute(format!("{CONSOLE}.{oneof}"), "#[serde(rename_all = \"snake_case\")]");
+            builder =
+                builder.enum_attribute(format!("{CONSOLE}.{oneof}"), "#[serde(rename_all = \"snake_case\")]");
         }
         for (field, module) in ENUM_FIELDS {
             builder = builder.field_attribute(

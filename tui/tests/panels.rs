@@ -151,3 +151,20 @@ fn stale_data_is_dimmed_and_carries_its_age() {
     console.feed(FeedEvent::Live);
     assert!(console.draw().contains("● live"));
 }
+
+/// `UPDATE_DOCS=1 cargo test -p sandboxd-tui --test panels` draws it anew.
+#[test]
+fn the_picture_in_the_docs_is_what_the_console_draws() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/console.txt");
+    let mut console = Console::new(98, 25, COLOR);
+    console.keys("ee");
+    let pods = console.draw();
+    console.keys("w");
+    let why = console.draw();
+    let picture = format!("{pods}\n{why}");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &picture).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), picture);
+}

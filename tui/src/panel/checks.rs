@@ -191,11 +191,16 @@ impl Panel for Checks {
     }
 }
 
-/// Widths of the columns after the time: verdict, pod, call, capability, in.
+/// From these widths on the target, the reason, and whole pod names are shown.
+const TARGET: u16 = 90;
+const REASON: u16 = 116;
+const WIDE: u16 = 136;
+
+/// Widths of the pod and of the call.
 fn widths(width: u16) -> (usize, usize) {
     match width {
         0..60 => (0, 12),
-        60..100 => (18, 14),
+        60..WIDE => (18, 14),
         _ => (28, 16),
     }
 }
@@ -207,10 +212,10 @@ pub fn heading(buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
         text += &format!("{:<pod$}  ", "POD");
     }
     text += &format!("{:<call$}  {:<12}  ", "CALL", "CAPABILITY");
-    if area.width >= 90 {
+    if area.width >= TARGET {
         text += &format!("{:<10}  ", "IN USERNS");
     }
-    if area.width >= 100 {
+    if area.width >= REASON {
         text += "REASON";
     }
     buf.set_stringn(area.x, area.y, text, usize::from(area.width), cx.theme.heading());
@@ -242,10 +247,10 @@ pub fn row(buf: &mut Buffer, area: Rect, check: &Check, selected: bool, cx: &Con
     }
     line.push_span(Span::raw(fit(&facts::call(check), call)));
     line.push_span(Span::raw(fit(&facts::capability(check), 12)));
-    if area.width >= 90 {
+    if area.width >= TARGET {
         line.push_span(Span::raw(fit(&facts::target(check, &cx.model.node), 10)));
     }
-    if area.width >= 100 {
+    if area.width >= REASON {
         line.push_span(Span::styled(check.reason.clone(), style));
     }
     buf.set_line(area.x, area.y, &line, area.width);

@@ -113,7 +113,9 @@ impl Panel for Flow {
                 out.push(Line::styled(format!("  {why}"), theme.dim()));
             }
             Some(timeline) => {
-                out.push(Line::raw(format!("  {}", summary(timeline, cx))));
+                let room = usize::from(area.width).saturating_sub(3);
+                let summary = text::wrap(&summary(timeline, cx), room);
+                out.extend(summary.into_iter().map(|part| Line::raw(format!("  {part}"))));
                 out.push(Line::default());
                 out.extend(lines(timeline, area.width, cx));
                 out.push(Line::default());

@@ -19,16 +19,17 @@ pub struct Pager {
 impl Pager {
     pub fn draw(&mut self, buf: &mut Buffer, area: Rect, lines: &[Line<'_>], theme: Theme) {
         self.len = lines.len();
-        self.height = usize::from(area.height);
+        // What does not fit is counted on a line of its own, so that it covers nothing.
+        let counted = self.len > usize::from(area.height) && area.height > 1;
+        self.height = usize::from(area.height) - usize::from(counted);
         self.offset = self.offset.min(self.len.saturating_sub(self.height));
-        for (y, line) in (area.y..area.bottom()).zip(&lines[self.offset..]) {
+        for (y, line) in (area.y..).zip(lines[self.offset..].iter().take(self.height)) {
             buf.set_line(area.x, y, line, area.width);
         }
         let below = self.len.saturating_sub(self.offset + self.height);
-        if below > 0 && self.height > 1 {
-            let more = format!(" {} {} more ", theme.glyphs().down, text::plural(below, "line"));
-            let x = area.right().saturating_sub(text::cells(text::width(&more)));
-            buf.set_string(x, area.bottom() - 1, more, theme.accent());
+        if counted && below > 0 {
+            let more = format!(" {} {} more", theme.glyphs().down, text::plural(below, "line"));
+            buf.set_string(area.x, area.bottom() - 1, more, theme.accent());
         }
     }
 

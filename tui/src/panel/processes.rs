@@ -39,8 +39,8 @@ impl Panel for Processes {
             return;
         };
         let head = format!(
-            "  {:>8}  {:<22}{:<17}{:>8}{:>8}  {}",
-            "PID", "ROLE", "COMMAND", "ALLOWED", "DENIED", "NEWEST CHECK"
+            "  {:>8}  {:<20}{:>7}{:>9}  {:<16}{}",
+            "PID", "ROLE", "DENIED", "ALLOWED", "COMMAND", "NEWEST CHECK"
         );
         buf.set_stringn(area.x, area.y, head, usize::from(area.width), theme.heading());
         self.rows = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
@@ -52,7 +52,9 @@ impl Panel for Processes {
         }
         let visible = pod.processes.iter().enumerate().skip(self.offset);
         for (y, (index, process)) in (self.rows.y..self.rows.bottom()).zip(visible) {
-            let mut of_it = cx.model.checks.iter().filter(|check| check.pid == process.pid);
+            // By pod as well: pids come round again.
+            let mut of_it =
+                cx.model.checks.iter().filter(|check| check.pid == process.pid && check.pod_id == pod.id);
             let denied = of_it.clone().filter(|check| facts::is_denied(check)).count();
             let allowed = of_it.clone().count() - denied;
             let newest = of_it.next_back().map_or_else(String::new, |check| {
@@ -64,10 +66,10 @@ impl Panel for Processes {
             let line = Line::from(vec![
                 Span::raw(text::left(pointer, 2, "")),
                 Span::raw(format!("{:>8}  ", process.pid)),
-                Span::styled(fit(&process.role, 21) + " ", theme.strong()),
-                Span::raw(fit(&process.comm, 16) + " "),
-                Span::styled(format!("{allowed:>8}"), theme.dim()),
-                Span::styled(format!("{denied:>8}  "), if denied > 0 { theme.bad() } else { theme.dim() }),
+                Span::styled(fit(&process.role, 20), theme.strong()),
+                Span::styled(format!("{denied:>7}"), if denied > 0 { theme.bad() } else { theme.dim() }),
+                Span::styled(format!("{allowed:>9}  "), theme.dim()),
+                Span::raw(fit(&process.comm, 15) + " "),
                 Span::raw(newest),
             ]);
             buf.set_line(area.x, y, &line, area.width);

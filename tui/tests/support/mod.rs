@@ -1,5 +1,5 @@
 //! What the console's tests share: the recorded node, keys, the screen as text.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part; tests may unwrap")]
 
 use std::path::{Path, PathBuf};
 
