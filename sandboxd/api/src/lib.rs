@@ -1,5 +1,8 @@
 //! The wire types that the daemon, the console and the tests share.
 
+#[cfg(feature = "json")]
+mod json;
+
 /// The Container Runtime Interface, `runtime.v1`.
 #[allow(
     missing_debug_implementations,

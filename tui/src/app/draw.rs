@@ -1,0 +1,281 @@
+//! The layout: status line, tabs or breadcrumb, the body, the footer.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::Modifier;
+use ratatui::text::{Line, Span};
+
+use super::{App, View};
+use crate::link::Link;
+use crate::model::facts;
+use crate::panel::pods::Pods;
+use crate::panel::{Context, Panel, checks, columns, footer, status, tree};
+use crate::text;
+use crate::theme::WRONG;
+
+/// Below this nothing useful fits.
+const LEAST: (u16, u16) = (40, 8);
+/// From this height on the pods leave room for the stream under them.
+const STREAM_FROM: u16 = 15;
+/// Up to this many pods a frame as text has the tree of each.
+const FEW: usize = 6;
+/// From this width on the tree of the selected pod stands beside the stream.
+const TREE_FROM: u16 = 132;
+
+impl App {
+    /// Draws the whole screen.
+    pub fn draw(&mut self, buf: &mut Buffer, area: Rect) {
+        self.dirty = false;
+        if area.width < LEAST.0 || area.height < LEAST.1 {
+            let words = format!("too small: {}x{}, needs {}x{}", area.width, area.height, LEAST.0, LEAST.1);
+            buf.set_stringn(area.x, area.y, words, usize::from(area.width), self.theme.plain());
+            return;
+        }
+        let body = Rect { y: area.y + 3, height: area.height - 4, ..area };
+        self.draw_head(buf, area);
+        if self.model.filled {
+            self.draw_body(buf, body);
+        } else {
+            self.draw_waiting(buf, body);
+        }
+        if self.link.is_stale() {
+            buf.set_style(body, self.theme.plain().add_modifier(Modifier::DIM));
+        }
+        self.draw_footer(buf, Rect { y: area.bottom() - 1, height: 1, ..area });
+    }
+
+    /// What every drawing function may look at; the panels themselves stay free to be changed.
+    fn context(&self) -> Context<'_> {
+        Context {
+            model: &self.model,
+            shared: &self.shared,
+            theme: self.theme,
+            tz: &self.tz,
+            now_ns: self.now_ns,
+        }
+    }
+
+    fn draw_head(&mut self, buf: &mut Buffer, area: Rect) {
+        let line = |y| Rect { y: area.y + y, height: 1, ..area };
+        status::draw(buf, line(0), &self.link, &self.context());
+        let used = if self.over.is_empty() {
+            self.draw_tabs(buf, line(1))
+        } else {
+            self.tabs.clear();
+            self.draw_breadcrumb(buf, line(1))
+        };
+        let cx = self.context();
+        let right = self.right_of_tabs(area.width.saturating_sub(used + 2), &cx);
+        let width = text::cells(right.width());
+        if used + width + 2 <= area.width {
+            buf.set_line(area.right() - width - 1, area.y + 1, &right, width);
+        }
+        let rule = self.theme.glyphs().rule.repeat(usize::from(area.width));
+        buf.set_string(area.x, area.y + 2, rule, self.theme.dim());
+    }
+
+    fn draw_tabs(&mut self, buf: &mut Buffer, area: Rect) -> u16 {
+        let names = ["Pods", "Tree", "Checks", "Flow"];
+        let mut x = area.x + 1;
+        self.tabs.clear();
+        for (index, (view, name)) in View::ALL.into_iter().zip(names).enumerate() {
+            // The brackets tell the active one without colour.
+            let active = view == self.view;
+            let label =
+                if active { format!("[{} {name}]", index + 1) } else { format!(" {} {name} ", index + 1) };
+            let style = if active { self.theme.heading() } else { self.theme.plain() };
+            let width = text::cells(text::width(&label));
+            buf.set_string(x, area.y, label, style);
+            self.tabs.push((Rect { x, width, ..area }, view));
+            x += width + 1;
+        }
+        x - area.x
+    }
+
+    fn draw_breadcrumb(&mut self, buf: &mut Buffer, area: Rect) -> u16 {
+        let cx = self.context();
+        let view = match self.view {
+            View::Pods => "Pods",
+            View::Tree => "Tree",
+            View::Checks => "Checks",
+            View::Flow => "Flow",
+        };
+        let mut line = Line::from(vec![Span::raw(" "), Span::raw(view)]);
+        for panel in &self.over {
+            line.push_span(Span::styled(format!(" {} ", self.theme.glyphs().pointer), self.theme.dim()));
+            line.push_span(Span::styled(panel.title(&cx), self.theme.heading()));
+        }
+        buf.set_line(area.x, area.y, &line, area.width);
+        text::cells(line.width())
+    }
+
+    /// How many pods, and how many of them want a look; or what keeps the daemon away.
+    fn right_of_tabs(&self, room: u16, cx: &Context<'_>) -> Line<'static> {
+        if let Link::Waiting { reason, .. } = &self.link {
+            let reason = text::fit(reason, usize::from(room), cx.theme.glyphs().ellipsis);
+            return Line::styled(reason, cx.theme.bad());
+        }
+        let (shown, all) = (self.shared.rows.len(), self.model.pods.len());
+        let problems = self.model.pods.values().filter(|pod| facts::is_problem(pod)).count();
+        let room = usize::from(room);
+        let mut bad = if problems == 0 { String::new() } else { format!("  {WRONG} {problems} to look at") };
+        let mut count = text::plural(all, "pod");
+        let mut style = cx.theme.dim();
+        if !self.shared.pod_filter.is_empty() {
+            count = format!("{shown} of {count}");
+            style = cx.theme.accent();
+            if text::width(&count) + text::width(&bad) + 12 > room {
+                bad = if problems == 0 { String::new() } else { format!("  {WRONG} {problems}") };
+            }
+            // The filter itself gives way last, and shows that it goes on.
+            let left = room.saturating_sub(text::width(&count) + text::width(&bad) + 2);
+            let filter = format!("/{}", self.shared.pod_filter.text());
+            count = format!("{}  {count}", text::fit(&filter, left, cx.theme.glyphs().ellipsis));
+        }
+        Line::from(vec![Span::styled(count, style), Span::styled(bad, cx.theme.bad())])
+    }
+
+    fn draw_waiting(&self, buf: &mut Buffer, area: Rect) {
+        let mut words = match &self.link {
+            Link::Connecting => vec!["connecting to the daemon".to_owned()],
+            Link::Waiting { reason, retry_at_ns, .. } => vec![
+                format!("{WRONG} {reason}"),
+                format!(
+                    "trying again in {}",
+                    text::age(retry_at_ns.saturating_sub(self.now_ns) + 999_999_999)
+                ),
+                "Is `sandboxd serve` running? Another socket: --endpoint PATH".to_owned(),
+            ],
+            Link::Live | Link::Replay | Link::Ended => vec!["waiting for the snapshot".to_owned()],
+        };
+        words.truncate(usize::from(area.height));
+        let mut y = area.y + 1;
+        for word in words {
+            for part in text::wrap(&word, usize::from(area.width).saturating_sub(4)) {
+                if y < area.bottom() {
+                    buf.set_string(area.x + 2, y, part, self.theme.plain());
+                }
+                y += 1;
+            }
+        }
+    }
+
+    fn draw_body(&mut self, buf: &mut Buffer, area: Rect) {
+        if !self.over.is_empty() || self.view != View::Pods {
+            self.with_panel(|panel, cx| panel.draw(buf, area, cx));
+            return;
+        }
+        // What does not fit is named rather than silently left out.
+        let wanted = text::cells(Pods::height(&self.context()));
+        let (table, rest) = if area.height < STREAM_FROM {
+            (Rect { height: area.height - 1, ..area }, None)
+        } else {
+            // The stream gets what the table leaves, and never less than six lines.
+            let table = wanted.min(area.height - area.height.min(28) / 3).max(4);
+            let rest = Rect { y: area.y + table + 1, height: area.height - table - 1, ..area };
+            (Rect { height: table, ..area }, Some(rest))
+        };
+        self.with_panel(|panel, cx| panel.draw(buf, table, cx));
+        match rest {
+            Some(rest) => self.draw_lower(buf, rest),
+            None => self.draw_not_shown(buf, Rect { y: area.bottom() - 1, height: 1, ..area }),
+        }
+    }
+
+    fn draw_lower(&self, buf: &mut Buffer, area: Rect) {
+        let cx = self.context();
+        let section = |buf: &mut Buffer, area: Rect, words: &str| {
+            let rule = cx.theme.glyphs().rule;
+            let tail = usize::from(area.width).saturating_sub(text::width(words) + 4);
+            let line = Line::from(vec![
+                Span::styled(rule.repeat(2), cx.theme.dim()),
+                Span::styled(format!(" {words} "), cx.theme.plain()),
+                Span::styled(rule.repeat(tail), cx.theme.dim()),
+            ]);
+            buf.set_line(area.x, area.y - 1, &line, area.width);
+        };
+        let selected = self.shared.selected.as_ref();
+        let pod = cx.model.pod(selected.map(String::as_str));
+        let stream = match (area.width >= TREE_FROM, pod) {
+            (true, Some(pod)) => {
+                let left = Rect { width: area.width * 9 / 20, ..area };
+                section(buf, left, &format!("Owners of {}", facts::full_name(pod)));
+                tree::glance(buf, left, &tree::build(selected.into_iter(), left.width, &cx), cx.theme);
+                Rect { x: area.x + left.width + 1, width: area.width - left.width - 1, ..area }
+            }
+            _ => area,
+        };
+        section(buf, stream, "Capability checks");
+        checks::tail(buf, stream, &cx);
+    }
+
+    fn draw_not_shown(&self, buf: &mut Buffer, area: Rect) {
+        let placed = columns::layout(usize::from(area.width), 0);
+        let hidden = columns::hidden(&placed).len();
+        let words = format!("not shown: {}, checks (3)", text::plural(hidden, "column"));
+        let words = text::fit(&words, usize::from(area.width) - 1, self.theme.glyphs().ellipsis);
+        buf.set_string(area.x + 1, area.y, words, self.theme.dim());
+    }
+
+    fn draw_footer(&mut self, buf: &mut Buffer, area: Rect) {
+        let hints = self.with_panel(|panel, _| panel.hints());
+        let cx = self.context();
+        match (&self.prompt, &self.notice) {
+            (Some(prompt), _) => footer::prompt(buf, area, prompt, &cx),
+            (None, Some(notice)) => footer::notice(buf, area, notice, &cx),
+            (None, None) => footer::hints(buf, area, hints, &cx),
+        }
+    }
+
+    /// Draws the state as one frame of text: everything, as high as it needs, without keys.
+    pub fn report(&mut self, width: u16) -> Buffer {
+        self.refresh();
+        let cx = self.context();
+        // A node full of healthy pods would drown what matters: then only those that want a look.
+        let few = self.shared.rows.len() <= FEW;
+        let wrong = |id: &&String| cx.model.pod(Some(id)).is_some_and(facts::is_problem);
+        let tree = tree::build(self.shared.rows.iter().filter(|id| few || wrong(id)), width, &cx);
+        let degradations = self.model.node.degradations.iter().chain(&self.model.observer.degradations);
+        let degradations: Vec<_> = degradations
+            .flat_map(|one| text::wrap(&format!("! {}: {}", one.name, one.message), usize::from(width) - 1))
+            .collect();
+        let pods = text::cells(Pods::height(&cx));
+        let stream = text::cells(self.model.checks.len().clamp(1, 10) + 1);
+        let tree_height = if tree.is_empty() { 0 } else { text::cells(tree.len() + 2) };
+        let degraded_height = text::cells(degradations.len());
+        let height = pods.saturating_add(tree_height).saturating_add(stream + degraded_height + 5);
+        let area = Rect::new(0, 0, width, height);
+        let mut buf = Buffer::empty(area);
+        status::draw(&mut buf, Rect { height: 1, ..area }, &self.link, &cx);
+        let mut y = 1;
+        for one in &degradations {
+            buf.set_string(1, y, one, cx.theme.warn());
+            y += 1;
+        }
+        let right = self.right_of_tabs(width, &cx);
+        let heading = |buf: &mut Buffer, y: u16, words: &str| {
+            let tail = usize::from(width).saturating_sub(text::width(words) + 4);
+            let rule = cx.theme.glyphs().rule;
+            buf.set_string(0, y, format!("{} {words} {}", rule.repeat(2), rule.repeat(tail)), cx.theme.dim());
+        };
+        heading(&mut buf, y, &right.to_string());
+        if !tree.is_empty() {
+            heading(&mut buf, y + 1 + pods, "Ownership");
+            tree::glance(&mut buf, Rect::new(0, y + 2 + pods, width, tree_height - 1), &tree, cx.theme);
+        }
+        let checks_at = y + 1 + pods + tree_height.saturating_sub(1);
+        heading(&mut buf, checks_at, "Capability checks");
+        checks::tail(&mut buf, Rect::new(0, checks_at + 1, width, stream), &cx);
+        let table = Rect::new(0, y + 1, width, pods);
+        self.shared.selected = None;
+        let cx = Context {
+            model: &self.model,
+            shared: &self.shared,
+            theme: self.theme,
+            tz: &self.tz,
+            now_ns: self.now_ns,
+        };
+        self.pods.draw(&mut buf, table, &cx);
+        buf
+    }
+}

@@ -1,0 +1,416 @@
+//! The console's state and what keys, mouse and messages do to it. It draws into a buffer and knows neither
+//! the terminal nor the clock: both are handed in.
+//!
+//! ```text
+//!  Event ──▶ App::handle ──▶ Command (quit, ask the daemon)
+//!               │
+//!               └─ dirty ──▶ App::draw
+//! ```
+
+mod draw;
+
+use crossterm::event::{
+    Event as Terminal, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
+};
+use jiff::tz::TimeZone;
+use ratatui::layout::Rect;
+
+use crate::feed::{FeedEvent, Request};
+use crate::link::Link;
+use crate::model::Model;
+use crate::model::filter::{Filter, Kind};
+use crate::model::sort::Sort;
+use crate::panel::checks::Checks;
+use crate::panel::flow::Flow;
+use crate::panel::footer::Prompt;
+use crate::panel::help::Help;
+use crate::panel::node::NodeDetail;
+use crate::panel::pods::Pods;
+use crate::panel::tree::Tree;
+use crate::panel::{Context, Effect, Panel, Shared};
+use crate::theme::Theme;
+
+/// Answers kept; the oldest go all at once, they can be asked for again.
+const ANSWERS: usize = 256;
+
+/// The four views; other panels open over them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    Pods,
+    Tree,
+    Checks,
+    Flow,
+}
+
+impl View {
+    const ALL: [Self; 4] = [Self::Pods, Self::Tree, Self::Checks, Self::Flow];
+
+    fn filters(self) -> Kind {
+        if self == Self::Checks { Kind::Checks } else { Kind::Pods }
+    }
+}
+
+/// What is drawn how, and what is shown at first.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub theme: Theme,
+    pub tz: TimeZone,
+    pub filter: Filter,
+    pub sort: Sort,
+}
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once, never kept")]
+pub enum Event {
+    Terminal(Terminal),
+    Feed(FeedEvent),
+    /// A second went by.
+    Tick,
+}
+
+/// What the outside must do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    Quit,
+    Ask(Request),
+}
+
+#[derive(Debug)]
+pub struct App {
+    pub model: Model,
+    pub link: Link,
+    shared: Shared,
+    theme: Theme,
+    tz: TimeZone,
+    now_ns: i64,
+    view: View,
+    pods: Pods,
+    tree: Tree,
+    checks: Checks,
+    flow: Flow,
+    /// Panels opened over the view, the topmost last.
+    over: Vec<Box<dyn Panel>>,
+    prompt: Option<Prompt>,
+    notice: Option<String>,
+    dirty: bool,
+    /// What `shared.rows` was made from.
+    rows_of: Option<(u64, String, Sort)>,
+    /// Where the tabs were drawn, for the mouse.
+    tabs: Vec<(Rect, View)>,
+}
+
+impl App {
+    pub fn new(settings: Settings, link: Link, now_ns: i64) -> Self {
+        let Settings { theme, tz, filter, sort } = settings;
+        Self {
+            model: Model::default(),
+            link,
+            shared: Shared { pod_filter: filter, sort, ..Shared::default() },
+            theme,
+            tz,
+            now_ns,
+            view: View::Pods,
+            pods: Pods::default(),
+            tree: Tree::default(),
+            checks: Checks::default(),
+            flow: Flow::default(),
+            over: Vec::new(),
+            prompt: None,
+            notice: None,
+            dirty: true,
+            rows_of: None,
+            tabs: Vec::new(),
+        }
+    }
+
+    /// Whether the screen is older than the state.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Whether something on the screen grows older by itself.
+    pub fn shows_ages(&self) -> bool {
+        let ages = match self.link {
+            // A recording that ended stands still.
+            Link::Ended => return false,
+            Link::Waiting { .. } => true,
+            Link::Connecting | Link::Live | Link::Replay => false,
+        };
+        ages || !self.model.pods.is_empty() && self.view == View::Pods
+    }
+
+    /// Takes in one event at the time `now_ns`.
+    pub fn handle(&mut self, event: Event, now_ns: i64) -> Vec<Command> {
+        self.now_ns = now_ns;
+        let mut commands = match event {
+            Event::Feed(event) => {
+                self.feed(event);
+                Vec::new()
+            }
+            Event::Tick => {
+                self.dirty |= self.shows_ages();
+                return Vec::new();
+            }
+            Event::Terminal(Terminal::Key(key)) if key.kind != KeyEventKind::Release => self.key(key),
+            Event::Terminal(Terminal::Mouse(mouse)) => self.mouse(mouse),
+            Event::Terminal(Terminal::Resize(..)) => {
+                self.dirty = true;
+                Vec::new()
+            }
+            Event::Terminal(_) => return Vec::new(),
+        };
+        self.refresh();
+        commands.extend(self.missing_timeline());
+        commands
+    }
+
+    fn feed(&mut self, event: FeedEvent) {
+        self.dirty = true;
+        match event {
+            FeedEvent::Connecting => {
+                if !matches!(self.link, Link::Waiting { lost_at_ns: Some(_), .. }) {
+                    self.link = Link::Connecting;
+                }
+            }
+            FeedEvent::Live => self.link = if self.link == Link::Replay { Link::Replay } else { Link::Live },
+            FeedEvent::Ended => self.link = Link::Ended,
+            FeedEvent::Waiting { reason, retry_in } => {
+                let since = match self.link {
+                    Link::Waiting { lost_at_ns, .. } => lost_at_ns,
+                    _ => self.model.filled.then_some(self.now_ns),
+                };
+                let retry = i64::try_from(retry_in.as_nanos()).unwrap_or(i64::MAX);
+                let retry_at_ns = self.now_ns.saturating_add(retry);
+                self.link = Link::Waiting { reason, lost_at_ns: since, retry_at_ns };
+            }
+            FeedEvent::Message(message) => {
+                let daemon = self.model.node.started_at_ns;
+                self.model.apply(message);
+                if self.model.node.started_at_ns != daemon {
+                    self.shared.explained.clear();
+                    self.shared.timelines.clear();
+                }
+            }
+            FeedEvent::Explained { seq, mut answer } => {
+                if let Ok(answer) = &mut answer {
+                    answer.check.iter_mut().for_each(crate::model::clean::check);
+                    answer.explanation.iter_mut().for_each(crate::model::clean::explanation);
+                }
+                if self.shared.explained.len() >= ANSWERS {
+                    self.shared.explained.clear();
+                }
+                self.shared.explained.insert(seq, answer);
+            }
+            FeedEvent::Timeline { pod_id, mut answer } => {
+                answer.iter_mut().for_each(crate::model::clean::timeline);
+                if self.shared.timelines.len() >= ANSWERS {
+                    self.shared.timelines.clear();
+                }
+                self.shared.timelines.insert(pod_id, answer);
+            }
+            FeedEvent::Notice(words) => self.notice = Some(words),
+        }
+    }
+
+    /// Brings the visible rows up to date; the selection stays on its pod, or where its pod was.
+    pub fn refresh(&mut self) {
+        let key = (self.model.revision, self.shared.pod_filter.text().to_owned(), self.shared.sort);
+        if self.rows_of.as_ref() == Some(&key) {
+            return;
+        }
+        self.rows_of = Some(key);
+        let at = self
+            .shared
+            .selected
+            .as_ref()
+            .and_then(|selected| self.shared.rows.iter().position(|id| id == selected))
+            .unwrap_or(0);
+        let mut pods: Vec<_> =
+            self.model.pods.values().filter(|pod| self.shared.pod_filter.pod(pod)).collect();
+        pods.sort_by(|a, b| self.shared.sort.compare(a, b));
+        let rows: Vec<_> = pods.into_iter().map(|pod| pod.id.clone()).collect();
+        if !self.shared.selected.as_ref().is_some_and(|selected| rows.contains(selected)) {
+            self.shared.selected = rows.get(at.min(rows.len().saturating_sub(1))).cloned();
+        }
+        self.shared.rows = rows;
+        self.dirty = true;
+    }
+
+    /// Asks for the timeline that is looked at and did not come with its pod.
+    fn missing_timeline(&mut self) -> Option<Command> {
+        if self.view != View::Flow {
+            return None;
+        }
+        let pod = self.model.pod(self.shared.selected.as_deref())?;
+        if pod.timeline.is_some() || self.shared.timelines.contains_key(&pod.id) {
+            return None;
+        }
+        let pod_id = pod.id.clone();
+        self.shared.timelines.insert(pod_id.clone(), Err("asking the daemon".to_owned()));
+        Some(Command::Ask(Request::Timeline { pod_id }))
+    }
+
+    /// The topmost panel together with what it may look at.
+    fn with_panel<T>(&mut self, then: impl FnOnce(&mut dyn Panel, &Context<'_>) -> T) -> T {
+        let cx = Context {
+            model: &self.model,
+            shared: &self.shared,
+            theme: self.theme,
+            tz: &self.tz,
+            now_ns: self.now_ns,
+        };
+        let view: &mut dyn Panel = match self.view {
+            View::Pods => &mut self.pods,
+            View::Tree => &mut self.tree,
+            View::Checks => &mut self.checks,
+            View::Flow => &mut self.flow,
+        };
+        match self.over.last_mut() {
+            Some(over) => then(over.as_mut(), &cx),
+            None => then(view, &cx),
+        }
+    }
+
+    fn key(&mut self, key: KeyEvent) -> Vec<Command> {
+        self.dirty = true;
+        self.notice = None;
+        let control = key.modifiers.contains(KeyModifiers::CONTROL);
+        if control && key.code == KeyCode::Char('c') {
+            return vec![Command::Quit];
+        }
+        if self.prompt.is_some() {
+            self.prompt_key(key);
+            return Vec::new();
+        }
+        match key.code {
+            KeyCode::Char('q') => return vec![Command::Quit],
+            KeyCode::Char(digit @ '1'..='4') => {
+                let index = usize::from(digit as u8 - b'1');
+                self.show(View::ALL[index]);
+            }
+            KeyCode::Tab | KeyCode::BackTab => {
+                let at = View::ALL.iter().position(|view| *view == self.view).unwrap_or(0);
+                let step = if key.code == KeyCode::Tab { 1 } else { View::ALL.len() - 1 };
+                self.show(View::ALL[(at + step) % View::ALL.len()]);
+            }
+            KeyCode::Esc | KeyCode::Backspace => self.back(),
+            KeyCode::Char('/') if self.over.is_empty() => self.open_prompt(),
+            _ => {
+                let effects = self.with_panel(|panel, cx| panel.handle_key(key, cx));
+                match (effects, key.code) {
+                    (Some(effects), _) => return self.carry_out(effects),
+                    (None, KeyCode::Char('?')) => {
+                        let help = self.with_panel(|panel, cx| Help::new(panel.title(cx), panel.hints()));
+                        self.over.push(Box::new(help));
+                    }
+                    (None, KeyCode::Char('i')) => self.over.push(Box::new(NodeDetail::default())),
+                    (None, _) => {}
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    fn show(&mut self, view: View) {
+        self.over.clear();
+        self.view = view;
+    }
+
+    /// Closes the topmost panel; on a view, clears its filter.
+    fn back(&mut self) {
+        if self.over.pop().is_none() {
+            *self.filter() = Filter::default();
+        }
+    }
+
+    fn filter(&mut self) -> &mut Filter {
+        match self.view.filters() {
+            Kind::Pods => &mut self.shared.pod_filter,
+            Kind::Checks => &mut self.shared.check_filter,
+        }
+    }
+
+    fn open_prompt(&mut self) {
+        let before = self.filter().text().to_owned();
+        self.prompt = Some(Prompt { text: before.clone(), error: None, before });
+    }
+
+    fn prompt_key(&mut self, key: KeyEvent) {
+        let control = key.modifiers.contains(KeyModifiers::CONTROL);
+        let Some(mut prompt) = self.prompt.take() else { return };
+        let mut open = true;
+        match key.code {
+            KeyCode::Enter if prompt.error.is_none() => return,
+            KeyCode::Esc => {
+                prompt.text = prompt.before.clone();
+                open = false;
+            }
+            KeyCode::Backspace => open = prompt.text.pop().is_some(),
+            KeyCode::Char('u') if control => prompt.text.clear(),
+            KeyCode::Char(c) if !c.is_control() && !control => prompt.text.push(c),
+            _ => {}
+        }
+        // The rows follow while it is typed; a filter that does not parse yet leaves them as they are.
+        let parsed = Filter::parse(&prompt.text, self.view.filters());
+        prompt.error = parsed.as_ref().err().map(ToString::to_string);
+        if let Ok(filter) = parsed {
+            *self.filter() = filter;
+        }
+        self.prompt = open.then_some(prompt);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Select(id) => self.shared.selected = Some(id),
+                Effect::Sort(sort) => self.shared.sort = sort,
+                Effect::Open(panel) => self.over.push(panel),
+                Effect::Ask(request) => commands.push(Command::Ask(request)),
+                Effect::Notice(words) => self.notice = Some(words),
+                Effect::ChecksOf(pid) => {
+                    self.show(View::Checks);
+                    self.checks.follow();
+                    self.shared.check_filter =
+                        Filter::parse(&format!("pid:{pid}"), Kind::Checks).unwrap_or_default();
+                }
+            }
+        }
+        commands
+    }
+
+    fn mouse(&mut self, mouse: MouseEvent) -> Vec<Command> {
+        let scroll = match mouse.kind {
+            MouseEventKind::ScrollDown => KeyCode::Down,
+            MouseEventKind::ScrollUp => KeyCode::Up,
+            MouseEventKind::Down(MouseButton::Left) => {
+                self.dirty = true;
+                let hit = self.tabs.iter().find(|(area, _)| area.contains((mouse.column, mouse.row).into()));
+                if let Some((_, view)) = hit {
+                    self.show(*view);
+                    return Vec::new();
+                }
+                let effects = self.with_panel(|panel, cx| panel.click(mouse.column, mouse.row, cx));
+                return self.carry_out(effects);
+            }
+            _ => return Vec::new(),
+        };
+        self.dirty = true;
+        let key = KeyEvent::new(scroll, KeyModifiers::NONE);
+        let mut commands = Vec::new();
+        for _ in 0..3 {
+            let effects = self.with_panel(|panel, cx| panel.handle_key(key, cx)).unwrap_or_default();
+            commands.extend(self.carry_out(effects));
+        }
+        commands
+    }
+}
+
+impl App {
+    /// The pods that pass the filter, sorted, with everything else: what `--once --json` prints.
+    pub fn shown(&mut self) -> sandboxd_api::console::Snapshot {
+        self.refresh();
+        let pods = self.shared.rows.iter().filter_map(|id| self.model.pods.get(id)).cloned().collect();
+        self.model.snapshot(pods)
+    }
+}

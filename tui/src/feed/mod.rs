@@ -1,0 +1,67 @@
+//! Where the console's messages come from: a daemon ([`live`]) or a recording ([`replay`]).
+//!
+//! ```text
+//!              ┌────────────── retry_in elapsed ──────────────┐
+//!              ▼                                              │
+//!  Connecting ───── Watch answered ────▶ Live ── stream ends ──▶ Waiting
+//!       └───────────── refused, no answer within 5 s ───────────▲
+//! ```
+//!
+//! A feed runs as a task of its own and speaks over two bounded channels. The console is read slowly? Then the
+//! channel fills, HTTP/2's window closes, and the daemon answers with `Lagged` and a fresh snapshot.
+
+pub mod backoff;
+pub mod live;
+pub mod replay;
+
+use std::time::Duration;
+
+use sandboxd_api::console::{ExplainCheckResponse, Timeline, WatchResponse};
+use tokio::sync::mpsc;
+
+/// Messages between the feed and the console before the feed waits.
+pub const CHANNEL: usize = 1024;
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once, from the feed to the model")]
+pub enum FeedEvent {
+    Connecting,
+    Live,
+    Waiting {
+        reason: String,
+        retry_in: Duration,
+    },
+    Message(WatchResponse),
+    Explained {
+        seq: u64,
+        answer: Result<ExplainCheckResponse, String>,
+    },
+    Timeline {
+        pod_id: String,
+        answer: Result<Timeline, String>,
+    },
+    /// The recording is at its end.
+    Ended,
+    /// Something to tell the operator that stops nothing, e.g. a recording that cannot be written.
+    Notice(String),
+}
+
+/// What the console asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    Explain { seq: u64 },
+    Timeline { pod_id: String },
+}
+
+/// The console's end of a feed.
+#[derive(Debug)]
+pub struct Feed {
+    pub events: mpsc::Receiver<FeedEvent>,
+    pub requests: mpsc::Sender<Request>,
+}
+
+/// Nanoseconds since the Unix epoch.
+pub fn wall_clock() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,287 @@
+//! The stream of capability checks, newest at the bottom.
+//!
+//! ```text
+//!             ┌── move up ──▶ Held (the selection stays, new ones are counted) ── G, f ──┐
+//!  Following ─┤                                                                         ├─▶ Following
+//!             └── space ───▶ Paused (nothing moves, what waits is counted) ── space ────┘
+//! ```
+
+use crossterm::event::{KeyCode, KeyEvent};
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+use sandboxd_api::console::{Check, check};
+
+use super::{Context, Effect, Hint, Panel, list, why_of_check};
+use crate::model::facts;
+use crate::text;
+
+#[derive(Debug, Default)]
+pub struct Checks {
+    denied_only: bool,
+    /// The selected check; `None` follows the newest.
+    held: Option<u64>,
+    /// The newest check shown while paused.
+    paused_at: Option<u64>,
+    offset: usize,
+    list: Rect,
+    matched: Matched,
+}
+
+/// Sequence numbers of the checks that pass the filter, kept up to date as checks come in, so that a frame
+/// costs what is new and visible, not the whole history.
+#[derive(Debug, Default)]
+struct Matched {
+    key: (String, bool, i64),
+    scanned_to: u64,
+    seqs: Vec<u64>,
+}
+
+impl Matched {
+    fn update(&mut self, denied_only: bool, cx: &Context<'_>) {
+        let filter = &cx.shared.check_filter;
+        let key = (filter.text().to_owned(), denied_only, cx.model.node.started_at_ns);
+        if key != self.key {
+            *self = Self { key, ..Self::default() };
+        }
+        let oldest = cx.model.checks.front().map_or(u64::MAX, |check| check.seq);
+        let forgotten = self.seqs.partition_point(|seq| *seq < oldest);
+        self.seqs.drain(..forgotten);
+        let from = cx.model.checks.partition_point(|check| check.seq <= self.scanned_to);
+        for check in cx.model.checks.range(from..) {
+            if (!denied_only || facts::is_denied(check)) && filter.check(check, cx.model) {
+                self.seqs.push(check.seq);
+            }
+            self.scanned_to = check.seq;
+        }
+    }
+}
+
+impl Checks {
+    /// What is shown: all that match, up to where it was paused.
+    fn shown(&self) -> &[u64] {
+        match self.paused_at {
+            Some(newest) => &self.matched.seqs[..self.matched.seqs.partition_point(|seq| *seq <= newest)],
+            None => &self.matched.seqs,
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.matched.seqs.len() - self.shown().len()
+    }
+
+    fn at(&self) -> usize {
+        let shown = self.shown();
+        let last = shown.len().saturating_sub(1);
+        self.held.map_or(last, |seq| shown.partition_point(|shown| *shown < seq).min(last))
+    }
+
+    fn selected(&self) -> Option<u64> {
+        self.shown().get(self.at()).copied()
+    }
+
+    /// Shows everything again and follows it; a filter set from elsewhere must not stay hidden by a pause.
+    pub fn follow(&mut self) {
+        self.held = None;
+        self.paused_at = None;
+        self.denied_only = false;
+    }
+
+    fn state(&self, cx: &Context<'_>) -> Line<'static> {
+        let (theme, dot) = (cx.theme, cx.theme.glyphs().dot);
+        let mut line = Line::default();
+        let below = self.shown().len().saturating_sub(self.at() + 1);
+        match (self.paused_at, self.held) {
+            (Some(_), _) => line.push_span(Span::styled(
+                format!(" paused {dot} {} waiting", text::grouped(self.waiting() as u64)),
+                theme.bad(),
+            )),
+            (None, Some(_)) => line.push_span(Span::styled(
+                format!(" held {dot} {} newer below", text::grouped(below as u64)),
+                theme.warn(),
+            )),
+            (None, None) => line.push_span(Span::styled(" following", theme.good())),
+        }
+        let what = if self.denied_only { "denied only" } else { "all" };
+        line.push_span(Span::styled(
+            format!(" {dot} {what} {dot} {} kept", text::grouped(cx.model.checks.len() as u64)),
+            theme.dim(),
+        ));
+        if !cx.shared.check_filter.is_empty() {
+            line.push_span(Span::styled(
+                format!(" {dot} /{} {dot} {} match", cx.shared.check_filter.text(), self.shown().len()),
+                theme.accent(),
+            ));
+        }
+        line
+    }
+}
+
+impl Panel for Checks {
+    fn title(&self, _cx: &Context<'_>) -> String {
+        "Checks".to_owned()
+    }
+
+    fn draw(&mut self, buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
+        self.matched.update(self.denied_only, cx);
+        buf.set_line(area.x, area.y, &self.state(cx), area.width);
+        if area.height < 3 {
+            return;
+        }
+        let head = Rect { y: area.y + 1, height: 1, ..area };
+        heading(buf, head, cx);
+        self.list = Rect { y: area.y + 2, height: area.height - 2, ..area };
+        let (at, height) = (self.at(), usize::from(self.list.height));
+        self.offset = list::scrolled(self.offset, at, height, self.shown().len());
+        if self.shown().is_empty() {
+            let none = "no capability checks recorded yet: they appear as pods are made";
+            let none = if cx.model.checks.is_empty() { none } else { "no check matches" };
+            buf.set_stringn(area.x + 2, self.list.y, none, usize::from(area.width), cx.theme.dim());
+        }
+        for (y, (index, seq)) in
+            (self.list.y..self.list.bottom()).zip(self.shown().iter().enumerate().skip(self.offset))
+        {
+            let Some(check) = cx.model.check(*seq) else { continue };
+            row(buf, Rect { y, height: 1, ..self.list }, check, index == at, cx);
+        }
+    }
+
+    fn handle_key(&mut self, key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
+        self.matched.update(self.denied_only, cx);
+        match key.code {
+            KeyCode::Char(' ' | 'p') => {
+                let newest = cx.model.checks.back().map_or(0, |check| check.seq);
+                self.paused_at = if self.paused_at.is_some() { None } else { Some(newest) };
+            }
+            KeyCode::Char('f') if key.modifiers.is_empty() => {
+                self.held = None;
+                self.paused_at = None;
+            }
+            KeyCode::Char('d') if key.modifiers.is_empty() => self.denied_only = !self.denied_only,
+            KeyCode::Char('w') | KeyCode::Enter => {
+                return Some(self.selected().map(|seq| why_of_check(seq, cx)).unwrap_or_default());
+            }
+            _ => {
+                let len = self.shown().len();
+                let to = list::moved(key, self.at(), len, usize::from(self.list.height))?;
+                // At the end the newest is followed again.
+                self.held = if to + 1 >= len { None } else { self.shown().get(to).copied() };
+            }
+        }
+        Some(Vec::new())
+    }
+
+    fn click(&mut self, _column: u16, row: u16, _cx: &Context<'_>) -> Vec<Effect> {
+        if let Some(y) = row.checked_sub(self.list.y).filter(|y| *y < self.list.height) {
+            let hit = self.shown().get(self.offset + usize::from(y)).copied();
+            self.held = hit.or(self.held);
+        }
+        Vec::new()
+    }
+
+    fn hints(&self) -> &'static [Hint] {
+        &[
+            ("w", "why"),
+            ("space", "pause"),
+            ("f", "follow"),
+            ("d", "denied only"),
+            ("/", "filter"),
+            ("j k", "move"),
+        ]
+    }
+}
+
+/// From these widths on the target, the reason, and whole pod names are shown.
+const TARGET: u16 = 90;
+const REASON: u16 = 116;
+const WIDE: u16 = 136;
+
+/// Widths of the pod and of the call.
+fn widths(width: u16) -> (usize, usize) {
+    match width {
+        0..60 => (0, 12),
+        60..WIDE => (18, 14),
+        _ => (28, 16),
+    }
+}
+
+pub fn heading(buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
+    let (pod, call) = widths(area.width);
+    let mut text = format!("  {:<12}  {:<9}  ", "TIME", "VERDICT");
+    if pod > 0 {
+        text += &format!("{:<pod$}  ", "POD");
+    }
+    text += &format!("{:<call$}  {:<12}  ", "CALL", "CAPABILITY");
+    if area.width >= TARGET {
+        text += &format!("{:<10}  ", "IN USERNS");
+    }
+    if area.width >= REASON {
+        text += "REASON";
+    }
+    buf.set_stringn(area.x, area.y, text, usize::from(area.width), cx.theme.heading());
+}
+
+/// One check in one line.
+pub fn row(buf: &mut Buffer, area: Rect, check: &Check, selected: bool, cx: &Context<'_>) {
+    let (theme, glyphs) = (cx.theme, cx.theme.glyphs());
+    let (sign, style) = match check.verdict() {
+        check::Verdict::Allowed => (glyphs.dot, theme.dim()),
+        check::Verdict::Denied | check::Verdict::Refused => (glyphs.failed, theme.bad()),
+        check::Verdict::Unspecified => ("?", theme.warn()),
+    };
+    let fit = |value: &str, columns: usize| text::left(value, columns, glyphs.ellipsis) + "  ";
+    let (pod, call) = widths(area.width);
+    let pointer = if selected { glyphs.pointer } else { " " };
+    let mut line = Line::from(vec![
+        Span::raw(text::left(pointer, 2, "")),
+        Span::styled(fit(&clock(check.time_ns, cx), 12), theme.dim()),
+        Span::styled(fit(&format!("{sign} {}", facts::verdict(check)), 9), style),
+    ]);
+    if pod > 0 {
+        let who = if check.pod_name.is_empty() {
+            format!("{} ({})", check.comm, check.pid)
+        } else {
+            check.pod_name.clone()
+        };
+        line.push_span(Span::raw(fit(&text::fit_middle(&who, pod, glyphs.ellipsis), pod)));
+    }
+    line.push_span(Span::raw(fit(&facts::call(check), call)));
+    line.push_span(Span::raw(fit(&facts::capability(check), 12)));
+    if area.width >= TARGET {
+        line.push_span(Span::raw(fit(&facts::target(check, &cx.model.node), 10)));
+    }
+    if area.width >= REASON {
+        line.push_span(Span::styled(check.reason.clone(), style));
+    }
+    buf.set_line(area.x, area.y, &line, area.width);
+    if selected {
+        buf.set_style(area, theme.selected());
+    }
+}
+
+/// Time of day to the millisecond.
+pub fn clock(time_ns: i64, cx: &Context<'_>) -> String {
+    let Ok(time) = jiff::Timestamp::from_nanosecond(i128::from(time_ns)) else {
+        return "?".to_owned();
+    };
+    cx.tz.to_datetime(time).strftime("%H:%M:%S%.3f").to_string()
+}
+
+/// The newest checks that fit, without a selection: the stream at a glance under another view.
+pub fn tail(buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
+    heading(buf, Rect { height: 1, ..area }, cx);
+    let rows = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
+    if cx.model.checks.is_empty() {
+        buf.set_stringn(
+            rows.x + 2,
+            rows.y,
+            "no capability checks recorded yet",
+            usize::from(area.width).saturating_sub(2),
+            cx.theme.dim(),
+        );
+    }
+    let skipped = cx.model.checks.len().saturating_sub(usize::from(rows.height));
+    for (y, check) in (rows.y..rows.bottom()).zip(cx.model.checks.iter().skip(skipped)) {
+        row(buf, Rect { y, height: 1, ..rows }, check, false, cx);
+    }
+}

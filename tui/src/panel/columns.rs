@@ -1,0 +1,220 @@
+//! The columns of the pod table: which fit, how wide they are, and what their cells say.
+
+use ratatui::style::Style;
+use sandboxd_api::console::{Pod, pod};
+
+use super::Context;
+use crate::model::facts;
+use crate::model::sort::Column;
+use crate::text;
+use crate::theme::WRONG;
+
+/// Blanks between columns.
+pub const GAP: usize = 2;
+/// Columns at the left for the pointer at the selected row.
+pub const MARGIN: usize = 2;
+
+/// Heading, least width, and whether numbers stand at the right.
+fn shape(column: Column) -> (&'static str, usize, bool) {
+    match column {
+        Column::Name => ("NAME", 12, false),
+        Column::Namespace => ("NAMESPACE", 11, false),
+        Column::State => ("STATE", 10, false),
+        Column::Userns => ("USERNS", 10, true),
+        Column::Netns => ("NETNS", 10, true),
+        Column::Owner => ("OWNER", 8, false),
+        Column::Range => ("UID RANGE", 16, true),
+        Column::Address => ("ADDRESS", 15, false),
+        Column::Sysfs => ("SYSFS", 9, false),
+        Column::Denied => ("DENIED", 7, true),
+        Column::Age => ("AGE", 4, true),
+        Column::Handler => ("HANDLER", 14, false),
+        Column::Flow => ("FLOW", 13, false),
+        Column::Ready => ("MADE IN ms", 11, true),
+    }
+}
+
+/// What stays longest as the terminal narrows, first.
+const BY_WEIGHT: [Column; 14] = [
+    Column::Name,
+    Column::State,
+    Column::Owner,
+    Column::Denied,
+    Column::Netns,
+    Column::Userns,
+    Column::Sysfs,
+    Column::Namespace,
+    Column::Age,
+    Column::Address,
+    Column::Range,
+    Column::Ready,
+    Column::Handler,
+    Column::Flow,
+];
+
+/// How many of them come before the names get more room.
+const ESSENTIAL: usize = 7;
+/// The room that names get then.
+const ROOMY_NAME: usize = 18;
+/// The widest a name column grows.
+const WIDEST_NAME: usize = 40;
+
+/// A column as it is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    pub column: Column,
+    pub x: usize,
+    pub width: usize,
+}
+
+/// The columns that fit into `width`, in the table's order; `longest_name` of the names to be shown.
+pub fn layout(width: usize, longest_name: usize) -> Vec<Placed> {
+    let mut room = width.saturating_sub(MARGIN);
+    let mut chosen = Vec::new();
+    let mut least_name = shape(Column::Name).1;
+    for column in BY_WEIGHT {
+        if chosen.len() == ESSENTIAL {
+            // Names that can be read come before more columns.
+            let wider = ROOMY_NAME - least_name;
+            if wider > room {
+                break;
+            }
+            room -= wider;
+            least_name = ROOMY_NAME;
+        }
+        let needs = shape(column).1 + if chosen.is_empty() { 0 } else { GAP };
+        // The first that does not fit ends it: the table must not reshuffle by a column's luck.
+        if needs > room {
+            break;
+        }
+        room -= needs;
+        chosen.push(column);
+    }
+    let name = (least_name + room).min(longest_name.clamp(least_name, WIDEST_NAME));
+    let mut x = MARGIN;
+    Column::ALL
+        .into_iter()
+        .filter(|column| chosen.contains(column))
+        .map(|column| {
+            let width = if column == Column::Name { name } else { shape(column).1 };
+            let placed = Placed { column, x, width };
+            x += width + GAP;
+            placed
+        })
+        .collect()
+}
+
+/// Headings of the columns that are not among `placed`.
+pub fn hidden(placed: &[Placed]) -> Vec<&'static str> {
+    Column::ALL
+        .into_iter()
+        .filter(|column| placed.iter().all(|placed| placed.column != *column))
+        .map(|column| shape(column).0)
+        .collect()
+}
+
+/// The heading, with the sort's direction where this is its column.
+pub fn heading(placed: &Placed, cx: &Context<'_>) -> String {
+    let (name, _, right) = shape(placed.column);
+    let glyphs = cx.theme.glyphs();
+    let sort = cx.shared.sort;
+    let name = match sort.column == placed.column {
+        false => name.to_owned(),
+        true if sort.reversed == placed.column.descends() => format!("{name}{}", glyphs.up),
+        true => format!("{name}{}", glyphs.down),
+    };
+    aligned(&name, placed.width, right, "")
+}
+
+fn aligned(value: &str, width: usize, right: bool, ellipsis: &str) -> String {
+    if right { text::right(value, width, ellipsis) } else { text::left(value, width, ellipsis) }
+}
+
+/// The cell's text, as wide as its column, and its style.
+pub fn cell(placed: &Placed, pod: &Pod, cx: &Context<'_>) -> (String, Style) {
+    let (theme, glyphs) = (cx.theme, cx.theme.glyphs());
+    let (value, style) = match placed.column {
+        Column::Name => (text::fit_middle(&pod.name, placed.width, glyphs.ellipsis), theme.strong()),
+        Column::Namespace => (pod.namespace.clone(), theme.plain()),
+        Column::State => state(pod, cx),
+        Column::Userns => match facts::namespace(pod, "user") {
+            Some(user) if user.host => ("host".to_owned(), theme.dim()),
+            _ => (facts::inode_text(facts::inode(pod, "user"), glyphs.none), theme.plain()),
+        },
+        Column::Netns => {
+            let style = if facts::wrong_owner(pod) { theme.bad() } else { theme.plain() };
+            (facts::inode_text(facts::inode(pod, "net"), glyphs.none), style)
+        }
+        Column::Owner => signed(facts::owner(pod), cx),
+        Column::Range => (facts::range(pod), theme.plain()),
+        Column::Address => (facts::address(pod), theme.plain()),
+        Column::Sysfs => signed(facts::sysfs(pod).to_owned(), cx),
+        Column::Denied => match facts::denied(pod) {
+            0 => ("0".to_owned(), theme.dim()),
+            some => (text::grouped(some), theme.bad()),
+        },
+        Column::Age => (age(pod, cx.now_ns, glyphs.none), theme.dim()),
+        Column::Handler => (pod.handler.clone(), theme.plain()),
+        Column::Flow => {
+            let style = if pod.flow == "network-first" { theme.warn() } else { theme.plain() };
+            (pod.flow.clone(), style)
+        }
+        Column::Ready => match &pod.timeline {
+            Some(timeline) if timeline.total_ns > 0 => (text::millis(timeline.total_ns), theme.plain()),
+            _ => (glyphs.none.to_owned(), theme.dim()),
+        },
+    };
+    (aligned(&value, placed.width, shape(placed.column).2, glyphs.ellipsis), style)
+}
+
+pub fn age(pod: &Pod, now_ns: i64, unknown: &str) -> String {
+    match pod.created_at_ns {
+        0 => unknown.to_owned(),
+        created => text::age(now_ns.saturating_sub(created)),
+    }
+}
+
+/// State with its sign.
+pub fn state(pod: &Pod, cx: &Context<'_>) -> (String, Style) {
+    let (theme, glyphs) = (cx.theme, cx.theme.glyphs());
+    let (sign, style) = match pod.state() {
+        pod::State::Ready => (glyphs.ready, theme.good()),
+        pod::State::Creating | pod::State::Stopping => (glyphs.creating, theme.warn()),
+        pod::State::NotReady | pod::State::Unspecified => (glyphs.idle, theme.warn()),
+        pod::State::Failed => (glyphs.failed, theme.bad()),
+    };
+    (format!("{sign} {}", facts::state(pod)), style)
+}
+
+/// Bold and red where the words carry the sign of something wrong.
+fn signed(value: String, cx: &Context<'_>) -> (String, Style) {
+    let style = if value.starts_with(WRONG) { cx.theme.bad() } else { cx.theme.plain() };
+    (value, style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_fit_and_grow_with_the_terminal() {
+        let mut before = 0;
+        for width in 40..=220 {
+            let placed = layout(width, 25);
+            let end = placed.last().map_or(0, |last| last.x + last.width);
+            assert!(end <= width, "{width}: {placed:?}");
+            assert!(placed.len() >= before, "{width} shows fewer columns than {}", width - 1);
+            before = placed.len();
+        }
+        assert_eq!(before, Column::ALL.len());
+        assert!(hidden(&layout(220, 25)).is_empty());
+    }
+
+    #[test]
+    fn eighty_columns_show_both_inodes_and_their_owner() {
+        let shown: Vec<_> = layout(80, 25).iter().map(|placed| placed.column).collect();
+        for column in [Column::Userns, Column::Netns, Column::Owner, Column::Sysfs, Column::Denied] {
+            assert!(shown.contains(&column), "{column:?} is not among {shown:?}");
+        }
+    }
+}

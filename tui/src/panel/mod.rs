@@ -1,0 +1,114 @@
+//! Panels. Each is `draw` plus `handle_key -> effects`; none knows the terminal, the feed or another panel.
+
+pub mod checks;
+pub mod columns;
+pub mod flow;
+pub mod footer;
+pub mod help;
+pub mod list;
+pub mod node;
+pub mod pager;
+pub mod pod;
+pub mod pods;
+pub mod processes;
+pub mod status;
+pub mod tree;
+pub mod why;
+
+use std::collections::HashMap;
+
+use crossterm::event::KeyEvent;
+use jiff::tz::TimeZone;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use sandboxd_api::console::{ExplainCheckResponse, Timeline};
+
+use crate::feed::Request;
+use crate::model::Model;
+use crate::model::filter::Filter;
+use crate::model::sort::Sort;
+use crate::theme::Theme;
+
+/// What the panels share: the selection, the filters, and the answers to what was asked.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Ids of the pods that pass the filter, sorted.
+    pub rows: Vec<String>,
+    pub selected: Option<String>,
+    pub pod_filter: Filter,
+    pub check_filter: Filter,
+    pub sort: Sort,
+    pub explained: HashMap<u64, Result<ExplainCheckResponse, String>>,
+    pub timelines: HashMap<String, Result<Timeline, String>>,
+}
+
+/// What a panel sees while it draws or takes a key.
+#[derive(Debug)]
+pub struct Context<'a> {
+    pub model: &'a Model,
+    pub shared: &'a Shared,
+    pub theme: Theme,
+    pub tz: &'a TimeZone,
+    /// The clock, injected: nanoseconds since the Unix epoch.
+    pub now_ns: i64,
+}
+
+/// What a panel wants done.
+#[derive(Debug)]
+pub enum Effect {
+    Select(String),
+    Sort(Sort),
+    /// Opens a panel over this one.
+    Open(Box<dyn Panel>),
+    /// Shows the checks of one process.
+    ChecksOf(i32),
+    Ask(Request),
+    Notice(String),
+}
+
+/// A key and what it does, for the footer and the help.
+pub type Hint = (&'static str, &'static str);
+
+pub trait Panel: std::fmt::Debug {
+    /// The words of the breadcrumb.
+    fn title(&self, cx: &Context<'_>) -> String;
+
+    fn draw(&mut self, buf: &mut Buffer, area: Rect, cx: &Context<'_>);
+
+    /// `None`: not this panel's key.
+    fn handle_key(&mut self, key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>>;
+
+    /// A click on a cell of the screen.
+    fn click(&mut self, _column: u16, _row: u16, _cx: &Context<'_>) -> Vec<Effect> {
+        Vec::new()
+    }
+
+    /// Its keys, the most useful first.
+    fn hints(&self) -> &'static [Hint];
+}
+
+/// The explanation of a pod's failure, of its newest denied check, or why there is none.
+pub fn why_of_pod(id: &str, cx: &Context<'_>) -> Vec<Effect> {
+    let Some(pod) = cx.model.pod(Some(id)) else {
+        return Vec::new();
+    };
+    if pod.explanation.is_some() || !pod.error.is_empty() {
+        return vec![Effect::Open(Box::new(why::Why::pod(id)))];
+    }
+    match cx.model.last_denied(id) {
+        Some(check) => why_of_check(check.seq, cx),
+        None => {
+            vec![Effect::Notice(format!("nothing was denied to {}", crate::model::facts::full_name(pod)))]
+        }
+    }
+}
+
+/// Opens the explanation of a check and asks for it where it is not here yet.
+pub fn why_of_check(seq: u64, cx: &Context<'_>) -> Vec<Effect> {
+    let mut effects = vec![Effect::Open(Box::new(why::Why::check(seq)))];
+    let denied = cx.model.check(seq).is_some_and(crate::model::facts::is_denied);
+    if denied && !matches!(cx.shared.explained.get(&seq), Some(Ok(_))) {
+        effects.push(Effect::Ask(Request::Explain { seq }));
+    }
+    effects
+}

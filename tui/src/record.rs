@@ -1,0 +1,129 @@
+//! Recordings: what a daemon sent, as JSON lines, each with the time it came in.
+//!
+//! ```text
+//! {"at_ns":1790000000000000000,"snapshot":{…}}
+//! {"at_ns":1790000000100000000,"delta":{"time_ns":…,"check":{…}}}
+//! {"at_ns":1790000000200000000,"explained":{"check":{…},"explanation":{…}}}
+//! ```
+//!
+//! The field names are those of `console_v1.proto`. `--json` prints the same lines.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use sandboxd_api::console::{ExplainCheckResponse, WatchResponse, delta, watch_response};
+use serde::{Deserialize, Serialize};
+
+/// One line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entry {
+    /// When it came in, in nanoseconds since the Unix epoch.
+    pub at_ns: i64,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one is alive at a time")]
+pub enum What {
+    Snapshot(sandboxd_api::console::Snapshot),
+    Delta(Change),
+    Explained(ExplainCheckResponse),
+}
+
+/// A `Delta` with what changed beside its time, as the protocol's own JSON form has it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Change {
+    pub time_ns: i64,
+    #[serde(flatten)]
+    pub change: delta::Change,
+}
+
+impl What {
+    /// `None` for a message this build does not know.
+    pub fn from_message(message: WatchResponse) -> Option<Self> {
+        Some(match message.message? {
+            watch_response::Message::Snapshot(snapshot) => Self::Snapshot(snapshot),
+            watch_response::Message::Delta(delta) => {
+                Self::Delta(Change { time_ns: delta.time_ns, change: delta.change? })
+            }
+        })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error(
+        "cannot make the recording {path:?}: name a file that does not exist yet, in a writable directory"
+    )]
+    Create { path: PathBuf, source: io::Error },
+    #[error("cannot write to the recording {path:?}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot read the recording {path:?}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("line {line} of {path:?} is not a line of a recording")]
+    Line { path: PathBuf, line: usize, source: serde_json::Error },
+    #[error("the recording {path:?} holds no snapshot: nothing to show")]
+    Empty { path: PathBuf },
+}
+
+/// Writes a recording. Each line is one write, so that a recording cut short is whole up to its end.
+#[derive(Debug)]
+pub struct Recorder {
+    file: File,
+    path: PathBuf,
+}
+
+impl Recorder {
+    /// Makes the file, for its owner only; an existing one is never overwritten.
+    pub fn create(path: &Path) -> Result<Self, RecordError> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|source| RecordError::Create { path: path.to_owned(), source })?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    pub fn write(&mut self, entry: &Entry) -> Result<(), RecordError> {
+        self.file
+            .write_all(line(entry).as_bytes())
+            .map_err(|source| RecordError::Write { path: self.path.clone(), source })
+    }
+}
+
+/// An entry as its line, with its newline.
+pub fn line(entry: &Entry) -> String {
+    let json = serde_json::to_string(entry).expect("messages have string keys and finite numbers");
+    crate::text::escape_json(&json) + "\n"
+}
+
+/// Reads a whole recording. A last line cut short, as a crash leaves it, is left out.
+pub fn read(path: &Path) -> Result<Vec<Entry>, RecordError> {
+    let failed = |source| RecordError::Read { path: path.to_owned(), source };
+    let lines: Vec<String> = BufReader::new(File::open(path).map_err(failed)?)
+        .lines()
+        .collect::<Result<_, _>>()
+        .map_err(failed)?;
+    let mut entries = Vec::with_capacity(lines.len());
+    for (index, text) in lines.iter().enumerate() {
+        if text.trim().is_empty() {
+            continue;
+        }
+        match serde_json::from_str(text) {
+            Ok(entry) => entries.push(entry),
+            Err(source) if source.is_eof() && index + 1 == lines.len() => {}
+            Err(source) => {
+                return Err(RecordError::Line { path: path.to_owned(), line: index + 1, source });
+            }
+        }
+    }
+    if !entries.iter().any(|entry: &Entry| matches!(entry.what, What::Snapshot(_))) {
+        return Err(RecordError::Empty { path: path.to_owned() });
+    }
+    Ok(entries)
+}

@@ -1,0 +1,61 @@
+//! The terminal: taken over, and given back whatever happens (quit, error, panic, signal).
+
+use std::io::{self, Stdout, stdout};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossterm::event::{DisableMouseCapture, EnableMouseCapture};
+use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use crossterm::{cursor, execute};
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+
+/// Whether the terminal is ours: giving it back twice would wipe what came after.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Holds the terminal until it is dropped.
+#[derive(Debug)]
+pub struct Screen {
+    pub terminal: Terminal<CrosstermBackend<Stdout>>,
+}
+
+impl Screen {
+    /// Raw mode, the alternate screen, the mouse where it is wanted. A panic gives the terminal back before its
+    /// message is printed; with `panic = "abort"` nothing is dropped, so the hook is the only chance.
+    pub fn take(mouse: bool) -> io::Result<Self> {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            give_back();
+            before(panic);
+        }));
+        TAKEN.store(true, Ordering::SeqCst);
+        let taken = (|| {
+            enable_raw_mode()?;
+            execute!(stdout(), EnterAlternateScreen, cursor::Hide)?;
+            if mouse {
+                execute!(stdout(), EnableMouseCapture)?;
+            }
+            Terminal::new(CrosstermBackend::new(stdout()))
+        })();
+        match taken {
+            Ok(terminal) => Ok(Self { terminal }),
+            Err(error) => {
+                give_back();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+fn give_back() {
+    if TAKEN.swap(false, Ordering::SeqCst) {
+        // Nothing can be done about a terminal that is gone.
+        let _ = execute!(stdout(), DisableMouseCapture, LeaveAlternateScreen, cursor::Show);
+        let _ = disable_raw_mode();
+    }
+}

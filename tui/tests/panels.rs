@@ -1,0 +1,170 @@
+//! Every panel as it looks at 80×24, 120×40 and 40×12, without colours and in ASCII.
+
+mod support;
+
+use crossterm::event::KeyCode;
+use sandboxd_tui::feed::FeedEvent;
+use support::{ASCII, COLOR, Console, NO_COLOR};
+
+const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (40, 12)];
+
+fn snapshots(name: &str, to: impl Fn(&mut Console)) {
+    for (width, height) in SIZES {
+        let mut console = Console::new(width, height, COLOR);
+        to(&mut console);
+        insta::assert_snapshot!(format!("{name}-{width}x{height}"), console.draw());
+    }
+}
+
+#[test]
+fn pods() {
+    snapshots("pods", |_| ());
+}
+
+#[test]
+fn tree() {
+    snapshots("tree", |console| console.keys("e2"));
+}
+
+#[test]
+fn checks() {
+    snapshots("checks", |console| console.keys("3"));
+}
+
+#[test]
+fn flow() {
+    snapshots("flow", |console| console.keys("4"));
+}
+
+#[test]
+fn why() {
+    snapshots("why", |console| console.keys("eew"));
+}
+
+#[test]
+fn pod_detail() {
+    snapshots("pod", |console| {
+        console.keys("ee");
+        console.press(KeyCode::Enter);
+    });
+}
+
+#[test]
+fn processes() {
+    snapshots("processes", |console| {
+        console.keys("e");
+        console.press(KeyCode::Enter);
+        console.press(KeyCode::Enter);
+    });
+}
+
+#[test]
+fn help() {
+    snapshots("help", |console| console.keys("?"));
+}
+
+#[test]
+fn node() {
+    snapshots("node", |console| console.keys("i"));
+}
+
+#[test]
+fn wide_terminals_show_every_column() {
+    let mut console = Console::new(200, 50, COLOR);
+    insta::assert_snapshot!(console.draw());
+}
+
+#[test]
+fn without_colour_everything_is_still_said() {
+    let mut console = Console::new(80, 24, NO_COLOR);
+    insta::assert_snapshot!(console.draw());
+    let buffer = console.terminal.backend().buffer();
+    let coloured = buffer
+        .content()
+        .iter()
+        .filter(|cell| cell.fg != ratatui::style::Color::Reset || cell.bg != ratatui::style::Color::Reset);
+    assert_eq!(coloured.count(), 0);
+}
+
+#[test]
+fn no_theme_sets_a_background() {
+    for keys in ["", "2", "3", "4", "eew", "?", "i"] {
+        let mut console = Console::new(120, 40, COLOR);
+        console.keys(keys);
+        console.draw();
+        let buffer = console.terminal.backend().buffer();
+        assert!(
+            buffer.content().iter().all(|cell| cell.bg == ratatui::style::Color::Reset),
+            "after {keys:?}"
+        );
+    }
+}
+
+#[test]
+fn ascii_is_ascii_everywhere() {
+    for keys in ["", "2", "3", "4", "eew", "?", "i"] {
+        let mut console = Console::new(120, 40, ASCII);
+        console.keys(keys);
+        let screen = console.draw();
+        assert!(screen.is_ascii(), "after {keys:?}: {screen}");
+    }
+    let mut console = Console::new(80, 24, ASCII);
+    insta::assert_snapshot!(console.draw());
+}
+
+#[test]
+fn a_terminal_that_is_too_small_says_so() {
+    let mut console = Console::new(39, 12, COLOR);
+    assert_eq!(console.draw(), "too small: 39x12, needs 40x8\n");
+    for (width, height) in [(1, 1), (40, 8), (3, 60), (60, 3)] {
+        for keys in ["", "2", "3", "4", "eew", "?", "i"] {
+            let mut console = Console::new(width, height, COLOR);
+            console.keys(keys);
+            console.draw();
+        }
+    }
+}
+
+#[test]
+fn before_the_first_snapshot_the_screen_says_what_is_missing() {
+    let mut console = Console::empty(80, 24, COLOR);
+    let reason = "cannot reach /run/sandboxd/console.sock: No such file or directory (os error 2)".to_owned();
+    console.feed(FeedEvent::Connecting);
+    console.feed(FeedEvent::Waiting { reason, retry_in: std::time::Duration::from_secs(3) });
+    insta::assert_snapshot!(console.draw());
+}
+
+#[test]
+fn stale_data_is_dimmed_and_carries_its_age() {
+    let mut console = Console::new(80, 24, COLOR);
+    let reason = "the daemon closed the stream".to_owned();
+    console.feed(FeedEvent::Waiting { reason: reason.clone(), retry_in: std::time::Duration::from_secs(3) });
+    console.now_ns += 70_000_000_000;
+    console.feed(FeedEvent::Connecting);
+    console.feed(FeedEvent::Waiting { reason, retry_in: std::time::Duration::from_secs(3) });
+    let screen = console.draw();
+    assert!(screen.contains("!! stale 1m"), "{screen}");
+    assert!(screen.contains("the daemon closed the"), "{screen}");
+    assert!(screen.contains("coredn"), "the last data stays: {screen}");
+    let cell = &console.terminal.backend().buffer()[(2, 8)];
+    assert!(cell.modifier.contains(ratatui::style::Modifier::DIM));
+    console.feed(FeedEvent::Live);
+    assert!(console.draw().contains("● live"));
+}
+
+/// `UPDATE_DOCS=1 cargo test -p sandboxd-tui --test panels` draws it anew.
+#[test]
+fn the_picture_in_the_docs_is_what_the_console_draws() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/console.txt");
+    let mut console = Console::new(98, 25, COLOR);
+    console.keys("ee");
+    let pods = console.draw();
+    console.keys("w");
+    let why = console.draw();
+    let picture = format!("{pods}\n{why}");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &picture).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), picture);
+}

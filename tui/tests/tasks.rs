@@ -1,0 +1,268 @@
+//! Whole tasks, driven by keys and the mouse.
+
+mod support;
+
+use crossterm::event::{Event as Terminal, KeyCode, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+use sandboxd_api::console::{Check, Delta, Lagged, Pod, WatchResponse, check, delta, pod, watch_response};
+use sandboxd_tui::feed::{FeedEvent, Request};
+use support::{COLOR, Console};
+
+fn delta(change: delta::Change) -> FeedEvent {
+    let delta = Delta { time_ns: 1, change: Some(change) };
+    FeedEvent::Message(WatchResponse { message: Some(watch_response::Message::Delta(delta)) })
+}
+
+fn denied(seq: u64) -> FeedEvent {
+    delta(delta::Change::Check(Check {
+        seq,
+        comm: format!("comm{seq}"),
+        verdict: check::Verdict::Denied.into(),
+        ..Check::default()
+    }))
+}
+
+/// The line of the screen that carries the pointer.
+fn pointed(screen: &str) -> &str {
+    screen.lines().find(|line| line.starts_with('▸')).unwrap_or_default()
+}
+
+#[test]
+fn from_the_start_to_why_a_pod_failed_in_three_keys() {
+    let mut console = Console::new(80, 24, COLOR);
+    console.keys("eew");
+    let screen = console.draw();
+    assert!(screen.contains("is owned by the host's initial user namespace"), "{screen}");
+    assert!(screen.contains("runtime-first"), "{screen}");
+    assert!(console.asked.is_empty(), "the pod carries its explanation");
+    console.press(KeyCode::Esc);
+    assert!(pointed(&console.draw()).contains("old-order"));
+}
+
+#[test]
+fn from_the_start_to_why_a_check_was_denied_in_three_keys() {
+    let mut console = Console::new(80, 24, COLOR);
+    console.keys("3dw");
+    assert!(matches!(console.asked.as_slice(), [Request::Explain { .. }]), "{:?}", console.asked);
+    let screen = console.draw();
+    assert!(screen.contains("Asked") && screen.contains("kobj_ns_current_may_mount"), "{screen}");
+}
+
+#[test]
+fn a_pod_that_was_denied_something_is_explained_by_its_newest_denied_check() {
+    let mut console = Console::new(80, 24, COLOR);
+    console.keys("ew");
+    assert_eq!(console.asked.len(), 1);
+    assert!(console.draw().contains("setns-foreign-namespace"));
+    // Asked once: the answer is kept.
+    console.press(KeyCode::Esc);
+    console.keys("w");
+    assert_eq!(console.asked.len(), 1);
+}
+
+#[test]
+fn the_filter_narrows_while_it_is_typed_and_esc_undoes_it() {
+    let mut console = Console::new(80, 24, COLOR);
+    console.keys("/owner:init");
+    assert!(console.draw().contains("1 of 12 pods"));
+    console.press(KeyCode::Enter);
+    let screen = console.draw();
+    assert!(screen.contains("/owner:init"), "{screen}");
+    assert!(pointed(&screen).contains("old-order"), "{screen}");
+    console.press(KeyCode::Esc);
+    assert!(console.draw().contains("web-5b"));
+    console.keys("/nosuchfield:x");
+    assert!(console.draw().contains("!! no field \"nosuchfield\""));
+    console.press(KeyCode::Enter);
+    assert!(console.draw().contains("!! no field"), "a filter that does not parse is not kept");
+    console.press(KeyCode::Esc);
+    assert!(console.draw().contains("Enter open"));
+}
+
+#[test]
+fn filters_take_negation_patterns_and_fields() {
+    let shows = |filter: &str| {
+        let mut console = Console::new(80, 24, COLOR);
+        console.keys("/");
+        console.keys(filter);
+        let screen = console.draw();
+        let count = screen.split(" of 12 pods").next().and_then(|head| head.split_whitespace().last());
+        count.and_then(|count| count.parse::<u32>().ok()).unwrap_or_else(|| panic!("{filter}: {screen}"))
+    };
+    assert_eq!(shows("web"), 2);
+    assert_eq!(shows("!web"), 10);
+    assert_eq!(shows("/^shop.(cart|api)/"), 2);
+    assert_eq!(shows("ns:default"), 2);
+    assert_eq!(shows("state:ready"), 11);
+    assert_eq!(shows("state:ready !ns:shop"), 8);
+    assert_eq!(shows("verdict:denied"), 2);
+    assert_eq!(shows("sysfs:denied"), 1);
+    assert_eq!(shows("owner:host"), 1);
+    assert_eq!(shows("ip:10.88.0.5"), 1);
+}
+
+#[test]
+fn the_selection_stays_on_its_pod_when_rows_move() {
+    let mut console = Console::new(80, 24, COLOR);
+    console.keys("jj");
+    assert!(pointed(&console.draw()).contains("cart-0"));
+    for _ in 0..14 {
+        console.keys("s");
+        assert!(pointed(&console.draw()).contains("cart-0"));
+    }
+    console.keys("S");
+    assert!(pointed(&console.draw()).contains("cart-0"));
+    let new = Pod { id: "0".into(), name: "aaa".into(), state: pod::State::Ready.into(), ..Pod::default() };
+    console.feed(delta(delta::Change::Pod(new)));
+    assert!(pointed(&console.draw()).contains("cart-0"));
+    // Its pod gone, the selection stays where it was.
+    let id = console.app.model.pods.values().find(|pod| pod.name == "cart-0").unwrap().id.clone();
+    console.feed(delta(delta::Change::PodRemoved(id)));
+    assert!(!pointed(&console.draw()).is_empty());
+}
+
+#[test]
+fn down_to_the_checks_of_one_process_and_back() {
+    let mut console = Console::new(120, 40, COLOR);
+    console.keys("e");
+    console.press(KeyCode::Enter);
+    assert!(console.draw().contains("Pods ▸ ci/builder-29384-fz6mh"));
+    console.press(KeyCode::Enter);
+    console.keys("G");
+    let screen = console.draw();
+    assert!(pointed(&screen).contains("runc"), "{screen}");
+    console.press(KeyCode::Enter);
+    let screen = console.draw();
+    assert!(
+        screen.contains("[3 Checks]") && screen.contains("/pid:") && screen.contains("3 match"),
+        "{screen}"
+    );
+    console.press(KeyCode::Esc);
+    assert!(console.draw().contains("all · 17 kept"));
+}
+
+#[test]
+fn a_paused_stream_stands_still_and_counts_what_waits() {
+    let mut console = Console::new(80, 24, COLOR);
+    console.keys("3 ");
+    let before = console.draw();
+    assert!(before.contains("paused · 0 waiting"), "{before}");
+    for seq in 9_001..=9_012 {
+        console.feed(denied(seq));
+    }
+    let paused = console.draw();
+    assert!(paused.contains("paused · 12 waiting"), "{paused}");
+    assert!(!paused.contains("comm9012"));
+    console.keys(" ");
+    let following = console.draw();
+    assert!(following.contains("following") && following.contains("comm9012"), "{following}");
+}
+
+#[test]
+fn moving_up_holds_the_stream_and_the_end_follows_again() {
+    let mut console = Console::new(80, 24, COLOR);
+    console.keys("3kk");
+    let held = console.draw();
+    assert!(held.contains("held · 2 newer below"), "{held}");
+    console.feed(denied(9_001));
+    let screen = console.draw();
+    assert_eq!(pointed(&screen), pointed(&held));
+    assert!(screen.contains("held · 3 newer below"), "{screen}");
+    console.keys("G");
+    assert!(pointed(&console.draw()).contains("comm9001"));
+}
+
+#[test]
+fn what_was_missed_and_lost_is_on_the_screen_at_every_width() {
+    for width in [40, 80, 120] {
+        let mut console = Console::new(width, 24, COLOR);
+        let mut observer = console.app.model.observer.clone();
+        observer.lost = 1_234;
+        console.feed(delta(delta::Change::Observer(observer)));
+        console.feed(delta(delta::Change::Lagged(Lagged { messages: 9 })));
+        let screen = console.draw();
+        assert!(screen.contains("!! 1,234 lost"), "{screen}");
+        if width >= 80 {
+            assert!(screen.contains("! 9 missed here"), "{screen}");
+        }
+    }
+}
+
+#[test]
+fn hostile_names_never_reach_the_terminal() {
+    let mut console = Console::new(120, 40, COLOR);
+    let evil = "\u{1b}]0;owned\u{7}\u{202e}x\u{9b}2J";
+    let hostile = Pod { id: "evil".into(), name: evil.into(), namespace: evil.into(), ..Pod::default() };
+    console.feed(delta(delta::Change::Pod(hostile)));
+    console.feed(delta(delta::Change::Check(Check { seq: 9_001, comm: evil.into(), ..Check::default() })));
+    for keys in ["", "2", "3", "4"] {
+        console.keys(keys);
+        let screen = console.draw();
+        assert!(screen.contains("?]0;owned"), "view {keys}: {screen}");
+        assert!(screen.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "view {keys}");
+        if keys.is_empty() {
+            console.keys("/owned");
+            console.press(KeyCode::Enter);
+        }
+    }
+}
+
+#[test]
+fn the_mouse_selects_sorts_scrolls_and_changes_views() {
+    let mut console = Console::new(80, 24, COLOR);
+    console.draw();
+    let mouse =
+        |kind, column, row| Terminal::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE });
+    let click = MouseEventKind::Down(MouseButton::Left);
+    console.terminal_event(mouse(click, 10, 6));
+    assert!(pointed(&console.draw()).contains("cart-0"));
+    console.terminal_event(mouse(MouseEventKind::ScrollDown, 10, 6));
+    assert!(pointed(&console.draw()).contains("old-order") || !pointed(&console.draw()).contains("cart-0"));
+    let denied = console.draw().lines().nth(3).unwrap().chars().position(|c| c == 'D').unwrap();
+    console.terminal_event(mouse(click, u16::try_from(denied).unwrap(), 3));
+    let screen = console.draw();
+    assert!(screen.contains("DENIED▼"), "{screen}");
+    assert!(screen.lines().nth(4).unwrap().contains("builde"), "{screen}");
+    console.terminal_event(mouse(click, 12, 1));
+    assert!(console.draw().contains("[2 Tree]"));
+}
+
+#[test]
+fn nothing_is_drawn_when_nothing_changed() {
+    let mut console = Console::new(80, 24, COLOR);
+    console.draw();
+    assert!(!console.app.is_dirty());
+    console.app.handle(sandboxd_tui::app::Event::Terminal(Terminal::FocusGained), console.now_ns);
+    assert!(!console.app.is_dirty());
+    console.keys("j");
+    assert!(console.app.is_dirty());
+    console.keys("q");
+    assert!(console.quit);
+}
+
+#[test]
+fn a_thousand_pods_and_a_flood_of_checks_stay_quick() {
+    let mut console = Console::new(120, 40, COLOR);
+    for index in 0..1_000 {
+        let pod = Pod { id: format!("id{index}"), name: format!("pod-{index:04}"), ..Pod::default() };
+        console.feed(delta(delta::Change::Pod(pod)));
+    }
+    for seq in 10_000..110_000 {
+        console.feed(denied(seq));
+    }
+    console.keys("3");
+    console.draw();
+    let began = std::time::Instant::now();
+    for seq in 200_000..200_100 {
+        console.feed(denied(seq));
+        console.draw();
+    }
+    console.keys("1");
+    for _ in 0..100 {
+        console.keys("j");
+        console.draw();
+    }
+    // Two hundred frames; a tenth of a second each would already be far too slow, also unoptimised.
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(10), "200 frames took {took:?}");
+    eprintln!("200 frames with 1,012 pods and 10,000 checks: {took:?}");
+}
