@@ -11,6 +11,7 @@ pub mod cri;
 pub mod daemon;
 pub mod doctor;
 pub mod journal;
+pub mod metrics;
 pub mod network;
 pub mod observer;
 pub mod pod;

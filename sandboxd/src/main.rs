@@ -42,7 +42,7 @@ fn check(path: Option<&std::path::Path>) -> anyhow::Result<ExitCode> {
 
 fn examine(json: bool, path: Option<&std::path::Path>) -> anyhow::Result<ExitCode> {
     let config = Config::load(path)?;
-    let checks = doctor::examine(&config);
+    let checks = doctor::examine(&config, None);
     print(&if json { doctor::to_json(&checks)? } else { doctor::to_text(&checks) })?;
     let failed = checks.iter().any(|c| c.verdict == doctor::Verdict::Fail);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

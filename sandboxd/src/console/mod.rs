@@ -1,1 +1,99 @@
+//! The console endpoint: what an operator's console sees of this node (`sandboxd.console.v1`).
 //!
+//! A room that only reads: snapshots of the pods, what the observer recorded, the node's preflight. The two
+//! calls that change something, StopPod and RemovePod, go to the pods as a CRI call would.
+
+mod service;
+mod watch;
+mod wire;
+
+use std::sync::Arc;
+
+use sandboxd_api::console as api;
+
+use crate::config::Config;
+use crate::doctor;
+use crate::network::Network;
+use crate::observer::{Check, CheckFilter, Observer};
+use crate::pod::Pods;
+use crate::pod::model::Pod;
+
+pub use service::server;
+pub use wire::HostNamespaces;
+
+/// What does not change while the daemon runs.
+#[derive(Debug, Clone, Default)]
+pub struct NodeFacts {
+    pub name: String,
+    pub kernel: String,
+    pub started_at_ns: i64,
+    /// "v1", "v2" or "hybrid".
+    pub cgroup: String,
+    pub host: HostNamespaces,
+    pub degradations: Vec<api::Degradation>,
+}
+
+/// Where the console's answers come from.
+#[derive(Debug)]
+pub struct Sources {
+    pub node: NodeFacts,
+    pub pods: Arc<Pods>,
+    pub observer: Observer,
+    pub network: Arc<Network>,
+    /// For the preflight checks.
+    pub config: Config,
+}
+
+impl Sources {
+    fn node(&self) -> api::Node {
+        let network = self.network.status();
+        let facts = &self.node;
+        api::Node {
+            name: facts.name.clone(),
+            kernel: facts.kernel.clone(),
+            sandboxd_version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at_ns: facts.started_at_ns,
+            cgroup: facts.cgroup.clone(),
+            network_ready: network.ready,
+            network_message: network.message,
+            init_userns: facts.host.user.0,
+            init_netns: facts.host.net.0,
+            init_mntns: facts.host.mnt.0,
+            init_pidns: facts.host.pid.0,
+            degradations: facts.degradations.clone(),
+        }
+    }
+
+    fn pod(&self, pod: &Pod) -> api::Pod {
+        let counts = self.observer.counts(&pod.id);
+        let checks = api::CheckCounts { allowed: counts.allowed, denied: counts.denied };
+        wire::pod(pod, self.node.host, checks)
+    }
+
+    fn check(&self, check: &Check) -> api::Check {
+        check.into()
+    }
+
+    /// Runs the preflight checks: blocks for some milliseconds.
+    fn doctor(&self) -> Vec<api::DoctorCheck> {
+        let checks = doctor::examine(&self.config, Some(&self.observer)).into_iter();
+        checks
+            .map(|check| api::DoctorCheck {
+                name: check.name.to_owned(),
+                verdict: match check.verdict {
+                    doctor::Verdict::Ok => api::doctor_check::Verdict::Ok,
+                    doctor::Verdict::Warn => api::doctor_check::Verdict::Warn,
+                    doctor::Verdict::Fail => api::doctor_check::Verdict::Fail,
+                }
+                .into(),
+                reason: check.reason,
+                remedy: check.remedy,
+            })
+            .collect()
+    }
+
+    fn recent_checks(&self, limit: usize) -> Vec<api::Check> {
+        let filter = CheckFilter { limit, ..CheckFilter::default() };
+        self.observer.history(&filter).iter().map(|check| self.check(check)).collect()
+    }
+}

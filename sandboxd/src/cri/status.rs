@@ -6,6 +6,8 @@ use std::io;
 use tonic::{Code, Status};
 
 use super::CriError;
+use crate::cgroup::CgroupError;
+use crate::network::NetworkError;
 use crate::pod::PodError;
 use crate::runtime::RuntimeError;
 
@@ -51,12 +53,12 @@ fn pod_code(error: &PodError) -> Code {
         // Not NotFound: that is about the pods, containers and images of an rpc, and kubelet takes it for
         // "gone already". A handler's name is an argument.
         PodError::UnknownHandler { .. } | PodError::AmbiguousId { .. } => Code::InvalidArgument,
-        // kubelet tries again when the network comes up.
-        PodError::NetworkNotReady { .. } | PodError::ShuttingDown => Code::Unavailable,
+        PodError::ShuttingDown => Code::Unavailable,
         PodError::Create { source, .. } | PodError::Runtime { source, .. } => runtime_code(source),
-        PodError::WrongOwner { .. } | PodError::InfraEnded { .. } => Code::Internal,
-        PodError::Network(source) | PodError::Teardown(source) => chain_code(source),
-        PodError::Cgroup(source) => chain_code(source),
+        PodError::WrongOwner { .. } => Code::Internal,
+        PodError::Abandoned => Code::Cancelled,
+        PodError::Network(source) | PodError::Teardown(source) => network_code(source),
+        PodError::Cgroup(source) => cgroup_code(source),
         PodError::Journal(source) => chain_code(source),
         PodError::Io { source, .. } => io_code(source),
     }
@@ -72,6 +74,53 @@ fn runtime_code(error: &RuntimeError) -> Code {
         RuntimeError::InPod { source, .. } | RuntimeError::Io { source, .. } => io_code(source),
         RuntimeError::Shim { .. } => Code::Internal,
         RuntimeError::Unsupported { .. } => Code::FailedPrecondition,
+    }
+}
+
+fn network_code(error: &NetworkError) -> Code {
+    use NetworkError as N;
+    match error {
+        // kubelet tries again when the network comes up.
+        N::NotReady { .. } => Code::Unavailable,
+        N::PodId { .. } | N::CniArg { .. } | N::Quantity { .. } => Code::InvalidArgument,
+        N::PortMappings { .. }
+        | N::Bandwidth { .. }
+        | N::PluginMissing { .. }
+        | N::ResolvConfSize { .. }
+        | N::NotAttached { .. } => Code::FailedPrecondition,
+        N::Timeout { .. } => Code::DeadlineExceeded,
+        // CNI's well-known code 11: try again later.
+        N::Plugin { report, .. } if report.code == Some(11) => Code::Unavailable,
+        N::Io { source, .. } | N::Spawn { source, .. } | N::Loopback { source, .. } => io_code(source),
+        N::Plugin { .. }
+        | N::TooMuchOutput { .. }
+        | N::BadResult { .. }
+        | N::ResultVersion { .. }
+        | N::NoAddress { .. }
+        | N::Request { .. }
+        | N::Lease { .. }
+        | N::TaskLost { .. } => Code::Internal,
+    }
+}
+
+fn cgroup_code(error: &CgroupError) -> Code {
+    use CgroupError as C;
+    match error {
+        C::Io { source, .. } | C::Write { source, .. } => io_code(source),
+        C::BadParent { .. }
+        | C::SliceForCgroupfs { .. }
+        | C::PathForSystemd { .. }
+        | C::UnifiedKey { .. }
+        | C::SwapBelowMemory { .. }
+        | C::SwapAlone { .. } => Code::InvalidArgument,
+        C::NotMounted { .. }
+        | C::NoController { .. }
+        | C::NoFile { .. }
+        | C::UnifiedOnV1 { .. }
+        | C::NoBusctl => Code::FailedPrecondition,
+        C::Busy { .. } => Code::Unavailable,
+        C::SystemdSlow { .. } => Code::DeadlineExceeded,
+        C::Systemd { .. } => Code::Internal,
     }
 }
 
@@ -122,7 +171,11 @@ mod tests {
             ),
             (PodError::UnknownHandler { handler: "x".into(), known: "native".into() }, Code::InvalidArgument),
             (PodError::AmbiguousId { prefix: "a".into(), count: 2 }, Code::InvalidArgument),
-            (PodError::NetworkNotReady { message: "no conf".into() }, Code::Unavailable),
+            (PodError::Network(NetworkError::NotReady { message: "no conf".into() }), Code::Unavailable),
+            (
+                PodError::Cgroup(CgroupError::SliceForCgroupfs { parent: "a.slice".into() }),
+                Code::InvalidArgument,
+            ),
             (PodError::ShuttingDown, Code::Unavailable),
             (create(in_pod(libc::EPERM)), Code::FailedPrecondition),
             (create(in_pod(libc::ENOSPC)), Code::ResourceExhausted),
@@ -166,7 +219,7 @@ mod tests {
     #[test]
     fn a_long_message_is_cut_between_characters() {
         let message = "ü".repeat(MESSAGE_MAX);
-        let status = Status::from(CriError::Pod(PodError::NetworkNotReady { message }));
+        let status = Status::from(CriError::Pod(PodError::Network(NetworkError::NotReady { message })));
         assert!(status.message().len() <= MESSAGE_MAX + '…'.len_utf8());
         assert!(status.message().ends_with('…'));
     }

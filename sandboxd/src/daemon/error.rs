@@ -27,10 +27,26 @@ pub enum DaemonError {
     NotASocket { path: PathBuf },
     #[error("no group {group:?} on this machine: create it, or empty socket_group")]
     NoGroup { group: String },
+    #[error(transparent)]
+    Runtime(#[from] crate::runtime::RuntimeError),
+    #[error(transparent)]
+    Journal(#[from] crate::journal::JournalError),
+    #[error(transparent)]
+    Network(#[from] crate::network::NetworkError),
+    #[error(transparent)]
+    Cgroup(#[from] crate::cgroup::CgroupError),
+    #[error("starting the observer")]
+    Observer(#[source] io::Error),
     #[error("waiting for signals")]
     Signals(#[source] io::Error),
     #[error("serving the CRI failed")]
     Serve(#[source] tonic::transport::Error),
+    #[error("listening for metrics on {address}: is the port taken?")]
+    Metrics {
+        address: std::net::SocketAddr,
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl DaemonError {

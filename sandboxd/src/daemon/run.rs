@@ -1,5 +1,6 @@
 //! Serving, and the way out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -8,12 +9,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::connections;
 use super::{Daemon, DaemonError, Signals};
+use crate::config::Config;
+use crate::console::{self, Sources};
 use crate::cri::Cri;
+use crate::metrics;
+use crate::network::Network;
+use crate::pod::Pods;
 
 /// How long rpcs in flight may take to finish. Below systemd's 90 s, after which it kills.
 const DRAIN: Duration = Duration::from_secs(30);
 /// How long connections may take to end by themselves once no rpc is in flight: the last answers are sent.
 const FAREWELL: Duration = Duration::from_millis(300);
+
+/// Between tries to give a lease back: at first, and when there is nothing to give back.
+const REAP_FIRST: Duration = Duration::from_secs(5);
+const REAP_IDLE: Duration = Duration::from_secs(300);
 
 impl Daemon {
     /// Serves until a signal comes, then drains: new connections are refused, rpcs in flight finish within
@@ -22,9 +32,18 @@ impl Daemon {
     /// # Errors
     /// When the CRI can no longer be served.
     pub async fn run(self, mut signals: Signals) -> Result<(), DaemonError> {
-        let Self { cri, cri_socket, config, locks } = self;
+        let Self { cri, pods, sources, cri_socket, console_socket, network, config, locks } = self;
         let (listener, cri_file) = cri_socket.listen()?;
+        let (console_listener, console_file) = console_socket.listen()?;
         let closing = CancellationToken::new();
+        // A console never ends its stream by itself: it is cut off at the end, not drained.
+        let console = tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(console::server(Arc::clone(&sources)))
+                .serve_with_incoming(connections(console_listener)),
+        );
+        let metrics = metrics(&config, sources, closing.clone()).await?;
+        let reaper = tokio::spawn(reap_leases(Arc::clone(&pods), network));
         let served = cri
             .clone()
             .router()
@@ -43,15 +62,43 @@ impl Daemon {
         notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
         closing.cancel();
         // Nobody should find a socket that no longer answers.
-        drop(cri_file);
+        drop((cri_file, console_file));
         tokio::select! {
-            () = drained(&cri, &mut served) => {}
+            () = drained(&cri, &mut served) => pods.drain(DRAIN).await,
             signal = signals.next() => tracing::warn!(signal, "not waiting for rpcs in flight"),
         }
         served.abort();
+        console.abort();
+        reaper.abort();
+        if let Some(metrics) = metrics {
+            metrics.abort();
+        }
         drop(locks);
         tracing::info!("ended");
         Ok(())
+    }
+}
+
+/// Serves metrics, where an address is configured.
+async fn metrics(
+    config: &Config,
+    sources: Arc<Sources>,
+    closing: CancellationToken,
+) -> Result<Option<JoinHandle<std::io::Result<()>>>, DaemonError> {
+    let Some(address) = config.metrics() else { return Ok(None) };
+    let bound = tokio::net::TcpListener::bind(address).await;
+    let listener = bound.map_err(|source| DaemonError::Metrics { address, source })?;
+    Ok(Some(tokio::spawn(metrics::serve(listener, sources, closing.cancelled_owned()))))
+}
+
+/// Gives back the leases of pods that are gone: those of an earlier boot at once, those whose DEL failed
+/// with a pause that grows.
+async fn reap_leases(pods: Arc<Pods>, network: Arc<Network>) {
+    let mut pause = REAP_FIRST;
+    loop {
+        let left = pods.reap_leases(&network).await;
+        pause = if left == 0 { REAP_IDLE } else { (pause * 2).min(REAP_IDLE) };
+        tokio::time::sleep(pause).await;
     }
 }
 

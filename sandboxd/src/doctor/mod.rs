@@ -15,6 +15,7 @@ mod report;
 use serde::Serialize;
 
 use crate::config::{self, Config};
+use crate::observer::Observer;
 
 pub use report::{to_json, to_text};
 
@@ -54,16 +55,17 @@ impl Check {
     }
 }
 
-/// Runs every check. Blocks for some milliseconds: not for an async task.
+/// Runs every check. Blocks for some milliseconds: not for an async task. `observer`: the daemon's own,
+/// where this runs in it; otherwise the program is loaded once to see what loads.
 #[must_use]
-pub fn examine(config: &Config) -> Vec<Check> {
+pub fn examine(config: &Config, observer: Option<&Observer>) -> Vec<Check> {
     let mut checks = vec![configuration(config)];
     checks.extend(privileges::checks());
     checks.extend(kernel::checks(config));
     checks.extend(cgroups::checks(config));
     checks.extend(cni::checks(config));
     checks.extend(places::checks(config));
-    checks.push(observer::check(config));
+    checks.push(observer::check(config, observer));
     checks
 }
 

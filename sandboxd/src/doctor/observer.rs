@@ -1,36 +1,44 @@
-//! The observer: what its eBPF program needs of this kernel.
+//! The observer: which rung of its ladder loads on this kernel, found out by loading it.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use super::Check;
 use crate::config::Config;
+use crate::observer::{Attribution, Observer, ObserverSettings, State, Status};
 
 const NAME: &str = "observer";
-const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// BTF, and whether this build has the program. Which rung of its ladder loads is the observer's to say:
-/// the daemon reports that in Status and to the console.
-pub(super) fn check(config: &Config) -> Check {
-    if !config.observer.enabled {
-        return Check::warn(
-            NAME,
-            "switched off (observer.enabled = false): denials are not explained by the kernel's own checks",
-            "set observer.enabled = true",
-        );
-    }
-    if !cfg!(feature = "observer") {
-        return Check::warn(
-            NAME,
-            "not built into this sandboxd: denials are explained by ownership alone",
-            "build with the default features, after `cargo xtask build-ebpf`",
-        );
-    }
-    if !Path::new(BTF).exists() {
-        return Check::warn(
-            NAME,
-            format!("{BTF} is missing: the program cannot find the kernel's structures"),
-            "use a kernel with CONFIG_DEBUG_INFO_BTF=y",
-        );
-    }
-    Check::ok(NAME, format!("{BTF} is there and the program is built in"))
+pub(super) fn check(config: &Config, running: Option<&Observer>) -> Check {
+    let settings = ObserverSettings { enabled: config.observer.enabled, history: 1 };
+    let status = match running {
+        Some(observer) => observer.status(),
+        None => Observer::start(&settings, Arc::new(Attribution::default())).status(),
+    };
+    verdict(&status)
+}
+
+fn verdict(status: &Status) -> Check {
+    let remedy = match status.state {
+        State::Running(rung) => {
+            let named = |d: &crate::observer::Degradation| d.message();
+            if status.degradations.is_empty() {
+                return Check::ok(
+                    NAME,
+                    format!("the {} program on cap_capable loads and attaches", rung.name()),
+                );
+            }
+            let steps = status.degradations.iter().map(named).collect::<Vec<_>>().join("; ");
+            return Check::warn(
+                NAME,
+                format!("running on {}, but {steps}", rung.name()),
+                "use a newer kernel",
+            );
+        }
+        State::Disabled => "set observer.enabled = true",
+        State::NotBuiltIn => "build with the default features, after `cargo xtask build-ebpf`",
+        State::Unavailable => {
+            "use a kernel with CONFIG_DEBUG_INFO_BTF=y and the cap_capable tracepoint, and give the daemon CAP_BPF and CAP_PERFMON"
+        }
+    };
+    Check::warn(NAME, format!("{}: denials are explained by ownership alone", status.message), remedy)
 }

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn every_check_is_named_once_and_says_what_to_do() {
-    let checks = examine(&Config::default());
+    let checks = examine(&Config::default(), None);
     let names: BTreeSet<_> = checks.iter().map(|c| c.name).collect();
     assert_eq!(names.len(), checks.len());
     for check in &checks {
@@ -23,14 +23,14 @@ fn an_empty_node_is_told_what_is_missing() {
     let mut config = Config::default();
     config.cni.conf_dir = dir.path().into();
     config.cni.bin_dirs = vec![dir.path().into()];
-    let checks = examine(&config);
+    let checks = examine(&config, None);
     assert_eq!(check(&checks, "cni config").verdict, Verdict::Fail);
 
     let conf =
         r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"bridge","ipam":{"type":"host-local"}}]}"#;
     std::fs::write(dir.path().join("10-n.conflist"), conf).expect("written");
     std::fs::write(dir.path().join("00-readme.txt"), "").expect("written");
-    let checks = examine(&config);
+    let checks = examine(&config, None);
     assert_eq!(check(&checks, "cni config").verdict, Verdict::Ok);
     assert!(check(&checks, "cni plugins").reason.ends_with("bridge, host-local"), "{checks:?}");
 }
@@ -38,7 +38,7 @@ fn an_empty_node_is_told_what_is_missing() {
 #[test]
 fn a_bad_configuration_fails() {
     let config = Config { root: "var".into(), ..Config::default() };
-    let checks = examine(&config);
+    let checks = examine(&config, None);
     assert!(check(&checks, "config").reason.contains("root = \"var\""));
     assert_eq!(check(&checks, "config").verdict, Verdict::Fail);
 }

@@ -21,6 +21,7 @@ pub mod conf;
 pub mod dns;
 pub mod error;
 pub mod lease;
+mod orphans;
 pub mod result;
 pub mod version;
 
@@ -218,6 +219,19 @@ impl Network {
             outcome
         });
         work.await.map_err(|_| NetworkError::TaskLost { what: "teardown" })?
+    }
+
+    /// Ends the plugins of a pod that an earlier daemon started and did not wait for.
+    pub async fn end_orphans(&self, pod: &PodId) {
+        let id = pod.clone();
+        match tokio::task::spawn_blocking(move || orphans::end(&id)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(count)) => tracing::warn!(%pod, count, "ended CNI plugins of a daemon that is gone"),
+            Ok(Err(error)) => {
+                tracing::warn!(%pod, %error, "looking for CNI plugins of a daemon that is gone");
+            }
+            Err(error) => tracing::warn!(%pod, %error, "looking for CNI plugins did not end"),
+        }
     }
 
     /// All leases on disk.

@@ -111,6 +111,12 @@ impl Attribution {
         index.pods.insert(keys.id.clone(), keys);
     }
 
+    /// Whether the pod is there.
+    #[must_use]
+    pub fn knows(&self, id: &PodId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).pods.contains_key(id)
+    }
+
     pub fn remove(&self, id: &PodId) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).forget(id);
     }
@@ -131,7 +137,10 @@ impl Attribution {
         let by_pid =
             || [Some(check.pid), check.ppid].into_iter().flatten().find_map(|pid| index.by_pid.get(&pid));
         let keys = by_inode.or_else(by_pid).filter(|keys| check.time_ns >= keys.created_at_ns)?;
-        let role = keys.processes.iter().find(|p| p.pid == check.pid).map(|p| p.role.as_str());
+        let role = |pid: i32| keys.processes.iter().find(|p| p.pid == pid).map(|p| p.role.as_str());
+        // A shim's own child is the infra container before the daemon has heard of its pid.
+        let child = || check.ppid.and_then(role).filter(|parent| *parent == "shim").map(|_| "infra");
+        let role = role(check.pid).or_else(child);
         Some(PodRef {
             id: keys.id.clone(),
             name: keys.name.as_str().into(),
@@ -180,7 +189,7 @@ pub(super) mod tests {
         let known = Attribution::default();
         known.upsert(keys("new", &[], &[(41, "shim")]));
         let found = known.of_check(&check(&record())).unwrap();
-        assert_eq!((&*found.name, &*found.container), ("default/new", ""));
+        assert_eq!((&*found.name, &*found.container), ("default/new", "infra"));
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! refusal without a denied check (too revealing, another security module) is not in the stream. Whoever
 //! saw the EPERM asks [`Observer::explain_failure`], which then looks at the mount table.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,6 +49,7 @@ pub use history::CheckFilter;
 pub use reason::Reason;
 pub use status::{Degradation, Rung, State, Status};
 
+use crate::pod::model::PodId;
 use history::History;
 
 /// How the observer is to run.
@@ -85,10 +87,22 @@ struct Shared {
     subscribers: broadcast::Sender<Arc<Check>>,
     /// Told once after each batch.
     batches: watch::Sender<()>,
+    pods: Mutex<HashMap<PodId, PodCounts>>,
     seen: AtomicU64,
     allowed: AtomicU64,
     denied: AtomicU64,
 }
+
+/// Counted since the pod was first seen, whatever the history forgets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PodCounts {
+    pub allowed: u64,
+    /// Denied, or refused without a denied check.
+    pub denied: u64,
+}
+
+/// Pods whose checks are counted; beyond it those are dropped that attribution has forgotten.
+const PODS_COUNTED: usize = 4096;
 
 impl Observer {
     /// Loads the program and starts reading. Never fails: a daemon that sees nothing still serves, and
@@ -103,6 +117,7 @@ impl Observer {
                 history: Mutex::new(History::new(settings.history)),
                 subscribers: broadcast::Sender::new(SUBSCRIBER_LAG),
                 batches: watch::Sender::new(()),
+                pods: Mutex::default(),
                 seen: AtomicU64::new(0),
                 allowed: AtomicU64::new(0),
                 denied: AtomicU64::new(0),
@@ -180,6 +195,12 @@ impl Observer {
     pub fn check(&self, seq: u64) -> Option<Arc<Check>> {
         let check = lock(&self.shared.history).get(seq)?;
         Some(self.shared.attributed(check))
+    }
+
+    /// How many of a pod's checks were allowed, and how many were not.
+    #[must_use]
+    pub fn counts(&self, pod: &PodId) -> PodCounts {
+        lock(&self.shared.pods).get(pod).copied().unwrap_or_default()
     }
 
     /// A recorded check in words.
@@ -275,9 +296,23 @@ impl Shared {
     /// Keeps a check and tells the subscribers.
     fn record(&self, make: impl FnOnce(u64) -> Option<Check>) -> Option<Arc<Check>> {
         let check = lock(&self.history).push(make)?;
+        self.count(&check);
         // An error means that nobody listens.
         let _ = self.subscribers.send(check.clone());
         Some(check)
+    }
+
+    fn count(&self, check: &Check) {
+        let Some(pod) = &check.pod else { return };
+        let mut pods = lock(&self.pods);
+        if pods.len() >= PODS_COUNTED && !pods.contains_key(&pod.id) {
+            pods.retain(|id, _| self.attribution.knows(id));
+        }
+        let counts = pods.entry(pod.id.clone()).or_default();
+        match check.verdict {
+            Verdict::Allowed => counts.allowed += 1,
+            Verdict::Denied | Verdict::Refused => counts.denied += 1,
+        }
     }
 
     /// The check with its pod, where that has become known since: a pod's first checks are made before the

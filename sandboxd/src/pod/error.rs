@@ -15,8 +15,6 @@ pub enum PodError {
     UnknownHandler { handler: String, known: String },
     #[error("id prefix {prefix:?} names {count} pods: give more digits")]
     AmbiguousId { prefix: String, count: usize },
-    #[error("the network is not ready: {message}")]
-    NetworkNotReady { message: String },
     /// `explanation`: the observer's or the ownership's words on a denied check.
     #[error("creating the infra container failed{}", explanation.as_deref().map(|e| format!(" ({e})")).unwrap_or_default())]
     Create {
@@ -49,9 +47,9 @@ pub enum PodError {
         #[source]
         source: std::io::Error,
     },
-    /// The infra container ended before the pod was ready.
-    #[error("the infra container ended ({exit}) before the pod was ready")]
-    InfraEnded { exit: String },
+    /// The caller cancelled, or its deadline passed.
+    #[error("the caller went away while the pod was being made; it was undone")]
+    Abandoned,
     #[error("the daemon is shutting down")]
     ShuttingDown,
 }

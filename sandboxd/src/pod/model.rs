@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::spec::PodSpec;
+use crate::observer::Explanation;
 
 /// A pod's id: 64 lower-case hex digits, unguessable.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -56,7 +57,7 @@ impl fmt::Display for PodId {
 }
 
 /// The inode of a namespace in nsfs: its name for as long as it lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct NsInode(pub u64);
 
@@ -213,6 +214,9 @@ pub struct Pod {
     pub steps: Vec<Step>,
     /// Why it is Failed or NotReady.
     pub error: Option<String>,
+    /// The words on a denied check behind that error.
+    #[serde(skip)]
+    pub explanation: Option<Explanation>,
 }
 
 impl Pod {
@@ -220,5 +224,56 @@ impl Pod {
     #[must_use]
     pub fn namespace(&self, kind: NsKind) -> Option<&NamespaceInfo> {
         self.namespaces.iter().find(|n| n.kind == kind)
+    }
+}
+
+/// A pod for unit tests.
+#[cfg(test)]
+pub(crate) fn test_pod(name: &str) -> Pod {
+    use super::spec::*;
+    let map = vec![IdMap { container_id: 0, host_id: 100_000, length: 65_536 }];
+    let spec = PodSpec {
+        metadata: Metadata {
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            namespace: "default".into(),
+            attempt: 0,
+        },
+        hostname: name.into(),
+        log_directory: None,
+        dns: Dns::default(),
+        port_mappings: Vec::new(),
+        labels: [("app".to_owned(), name.to_owned())].into(),
+        annotations: Default::default(),
+        handler: "native".into(),
+        runtime_handler: String::new(),
+        cgroup_parent: String::new(),
+        sysctls: Default::default(),
+        resources: Resources::default(),
+        overhead: Resources::default(),
+        namespaces: Namespaces {
+            network: NetworkMode::Pod,
+            pid: PidMode::Pod,
+            ipc: IpcMode::Pod,
+            user: Some(IdMappings { uids: map.clone(), gids: map }),
+        },
+        security: Security::default(),
+    };
+    Pod {
+        id: PodId::random().expect("random numbers"),
+        spec,
+        state: PodState::Creating,
+        flow: FlowKind::RuntimeFirst,
+        created_at_ns: 1,
+        shim_pid: None,
+        infra_pid: None,
+        namespaces: Vec::new(),
+        netns_path: None,
+        ips: Vec::new(),
+        sysfs: Sysfs::Unknown,
+        cgroup: String::new(),
+        steps: Vec::new(),
+        error: None,
+        explanation: None,
     }
 }

@@ -1,49 +1,144 @@
 //! All pods of the node: one driver task per pod makes every change, everybody else reads snapshots.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::broadcast;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
 
+use super::driver::Driver;
 use super::error::PodError;
-use super::model::{Pod, PodId};
+use super::flow::{self, Base, Effects, Ready, now_ns};
+use super::model::{FlowKind, Pod, PodId, PodState, Sysfs};
 use super::spec::PodSpec;
+use super::store::Store;
+use crate::runtime::Runtime;
 
-/// What subscribers of [`Pods`] hear.
+/// What makes a handler's pods, in which order.
 #[derive(Debug, Clone)]
-pub enum PodChange {
-    Upsert(Arc<Pod>),
-    Removed(PodId),
+pub struct PodHandler {
+    pub runtime: Arc<dyn Runtime>,
+    pub flow: FlowKind,
 }
 
 /// The pods of this node.
 #[derive(Debug)]
 pub struct Pods {
-    changes: broadcast::Sender<PodChange>,
-}
-
-impl Default for Pods {
-    fn default() -> Self {
-        Self { changes: broadcast::channel(16).0 }
-    }
+    handlers: BTreeMap<String, PodHandler>,
+    pub(super) effects: Arc<dyn Effects>,
+    pub(super) store: Arc<Store>,
+    drivers: Mutex<HashMap<PodId, Driver>>,
+    /// Flows on their way: the daemon's end waits for them.
+    flows: TaskTracker,
+    closing: AtomicBool,
 }
 
 impl Pods {
+    pub(crate) fn new(handlers: BTreeMap<String, PodHandler>, effects: Arc<dyn Effects>) -> Arc<Self> {
+        Arc::new(Self {
+            handlers,
+            effects,
+            store: Arc::default(),
+            drivers: Mutex::default(),
+            flows: TaskTracker::new(),
+            closing: AtomicBool::new(false),
+        })
+    }
+
     /// Makes a pod and returns when it is READY. The work goes on in a task of its own: a caller that
     /// goes away meanwhile has the pod undone.
+    ///
+    /// # Errors
+    /// Whatever step of the flow failed; everything is undone then.
     pub async fn run(self: &Arc<Self>, spec: PodSpec) -> Result<PodId, PodError> {
-        drop(spec);
-        Err(PodError::ShuttingDown)
+        if self.closing.load(Ordering::Acquire) {
+            return Err(PodError::ShuttingDown);
+        }
+        let handler = self.handler(&spec.handler)?.clone();
+        let id = PodId::random().map_err(|e| PodError::Io {
+            action: "making a pod id".to_owned(),
+            source: std::io::Error::other(e.to_string()),
+        })?;
+        let name = self.store.reserve(&spec.metadata, &id)?;
+        let pod = new_pod(id.clone(), spec, handler.flow);
+        let base = Base {
+            effects: Arc::clone(&self.effects),
+            runtime: handler.runtime,
+            store: Arc::clone(&self.store),
+            pod,
+            name,
+        };
+        let (reply, answer) = oneshot::channel();
+        let this = Arc::clone(self);
+        self.flows.spawn(async move { this.make(base, reply).await });
+        answer.await.unwrap_or(Err(PodError::ShuttingDown))?;
+        Ok(id)
+    }
+
+    async fn make(self: Arc<Self>, base: Base, reply: oneshot::Sender<Result<(), PodError>>) {
+        match flow::make(base, || reply.is_closed()).await {
+            Ok(ready) => {
+                let id = ready.pod().id.clone();
+                self.drive(ready);
+                if reply.send(Ok(())).is_err() {
+                    tracing::warn!(pod = %id, "the caller went away: removing the pod it asked for");
+                    if let Some(driver) = self.driver(&id)
+                        && let Err(error) = driver.remove().await
+                    {
+                        tracing::warn!(pod = %id, error = flow::chain(&error), "removing it failed");
+                    }
+                }
+            }
+            Err(failure) => {
+                let error = flow::chain(&failure.error);
+                tracing::warn!(pod = %failure.pod.id, name = failure.pod.spec.metadata.name, error, "RunPodSandbox failed");
+                let _ = reply.send(Err(failure.error));
+            }
+        }
+    }
+
+    /// Gives a made pod its driver.
+    pub(super) fn drive(self: &Arc<Self>, ready: Ready) {
+        let id = ready.pod().id.clone();
+        let mut drivers = self.drivers();
+        let gone = {
+            let (this, id) = (Arc::downgrade(self), id.clone());
+            move || {
+                if let Some(this) = this.upgrade() {
+                    this.drivers().remove(&id);
+                }
+            }
+        };
+        drivers.insert(id, Driver::start(ready, gone));
     }
 
     /// Stops a pod by id or unique prefix. Idempotent; unknown ids are stopped already.
+    ///
+    /// # Errors
+    /// When processes do not end or the network cannot be torn down; calling again tries again.
     pub async fn stop(self: &Arc<Self>, id: &str) -> Result<(), PodError> {
-        let _ = self.find(id)?;
-        Ok(())
+        match self.find_driver(id)? {
+            Some(driver) => driver.stop().await,
+            None => Ok(()),
+        }
     }
 
     /// Removes a pod, stopping it by force first. Idempotent.
+    ///
+    /// # Errors
+    /// As [`Pods::stop`].
     pub async fn remove(self: &Arc<Self>, id: &str) -> Result<(), PodError> {
-        let _ = self.find(id)?;
+        if let Some(driver) = self.find_driver(id)? {
+            return driver.remove().await;
+        }
+        // A failed pod is only a record for the console.
+        if let Some(pod) = self.find(id)?
+            && pod.state == PodState::Failed
+        {
+            self.store.remove(&pod.id);
+        }
         Ok(())
     }
 
@@ -51,18 +146,75 @@ impl Pods {
     /// CRI lists leave them out.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Pod>> {
-        Vec::new()
+        self.store.list()
     }
 
     /// One pod by id or unique prefix; `None` where there is none.
+    ///
+    /// # Errors
+    /// When the prefix names several pods.
     pub fn find(&self, id: &str) -> Result<Option<Arc<Pod>>, PodError> {
-        let _ = id;
-        Ok(None)
+        self.store.find(id)
     }
 
-    /// Changes from now on; a slow receiver is told how many it missed.
+    /// What is published, for lists and subscriptions.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<PodChange> {
-        self.changes.subscribe()
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The handlers, by name.
+    #[must_use]
+    pub fn handlers(&self) -> &BTreeMap<String, PodHandler> {
+        &self.handlers
+    }
+
+    /// Refuses new pods and waits for the flows on their way, at most `patience`.
+    pub async fn drain(&self, patience: Duration) {
+        self.closing.store(true, Ordering::Release);
+        self.flows.close();
+        if tokio::time::timeout(patience, self.flows.wait()).await.is_err() {
+            tracing::warn!("flows still on their way at the end: the next start undoes them");
+        }
+    }
+
+    pub(super) fn handler(&self, name: &str) -> Result<&PodHandler, PodError> {
+        self.handlers.get(name).ok_or_else(|| PodError::UnknownHandler {
+            handler: name.to_owned(),
+            known: self.handlers.keys().cloned().collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    fn find_driver(&self, id: &str) -> Result<Option<Driver>, PodError> {
+        Ok(self.find(id)?.and_then(|pod| self.driver(&pod.id)))
+    }
+
+    fn driver(&self, id: &PodId) -> Option<Driver> {
+        self.drivers().get(id).cloned()
+    }
+
+    // Only whole inserts and removals happen under the lock.
+    fn drivers(&self) -> MutexGuard<'_, HashMap<PodId, Driver>> {
+        self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn new_pod(id: PodId, spec: PodSpec, flow: FlowKind) -> Pod {
+    Pod {
+        id,
+        spec,
+        state: PodState::Creating,
+        flow,
+        created_at_ns: now_ns().max(1),
+        shim_pid: None,
+        infra_pid: None,
+        namespaces: Vec::new(),
+        netns_path: None,
+        ips: Vec::new(),
+        sysfs: Sysfs::Unknown,
+        cgroup: String::new(),
+        steps: Vec::new(),
+        error: None,
+        explanation: None,
     }
 }

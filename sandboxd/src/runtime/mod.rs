@@ -58,12 +58,27 @@ pub enum Exit {
     Unknown,
 }
 
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::Unknown => f.write_str("unseen"),
+        }
+    }
+}
+
 /// Makes infra containers.
 #[tonic::async_trait]
 pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Makes all namespaces of the plan (user first), the root file system with /sys and /proc, and stops
-    /// before exec. On an error nothing is left.
-    async fn create(&self, plan: &InfraPlan) -> Result<Arc<dyn Infra>, RuntimeError>;
+    /// before exec. On an error nothing is left. `born` hears the shim's pid before anything is made: the
+    /// observer attributes the pod's first checks by it.
+    async fn create(
+        &self,
+        plan: &InfraPlan,
+        born: &(dyn Fn(i32) + Send + Sync),
+    ) -> Result<Arc<dyn Infra>, RuntimeError>;
 
     /// Finds a pod's infra container again after a restart of the daemon.
     async fn adopt(&self, pod: &PodId, dir: &Path) -> Result<Arc<dyn Infra>, RuntimeError>;

@@ -138,6 +138,61 @@ pub fn inode(namespace: BorrowedFd<'_>) -> Result<NsInode, RuntimeError> {
     Ok(NsInode(stat.st_ino))
 }
 
+/// The namespaces the daemon itself lives in, by which the pods' own are told from shared ones.
+#[derive(Debug, Clone, Default)]
+pub struct HostInodes(Vec<(NsKind, NsInode)>);
+
+impl HostInodes {
+    /// Reads the daemon's own.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Io`] where /proc is not mounted.
+    pub fn read() -> Result<Self, RuntimeError> {
+        use NsKind::{Cgroup, Ipc, Mnt, Net, Pid, User, Uts};
+        let one = |kind| Ok((kind, inode(own(kind)?.as_fd())?));
+        [User, Net, Mnt, Pid, Ipc, Uts, Cgroup].into_iter().map(one).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether a namespace is the host's.
+    #[must_use]
+    pub fn is(&self, kind: NsKind, inode: NsInode) -> bool {
+        self.0.contains(&(kind, inode))
+    }
+
+    /// The inode of the host's namespace of a kind; 0 where not read.
+    #[must_use]
+    pub fn get(&self, kind: NsKind) -> NsInode {
+        self.0.iter().find(|(k, _)| *k == kind).map_or(NsInode(0), |(_, inode)| *inode)
+    }
+}
+
+/// A new network namespace of the daemon's own user namespace: the first step of network-first handlers.
+///
+/// Made on a thread of its own, which ends with it: no other thread of the daemon changes its namespace.
+///
+/// # Errors
+/// [`RuntimeError::Io`] when the kernel refuses (limits: /proc/sys/user/max_net_namespaces).
+pub fn new_netns() -> Result<OwnedFd, RuntimeError> {
+    let make = || -> Result<OwnedFd, Errno> {
+        // SAFETY: only this thread leaves the network namespace, and it ends right after.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())
+    };
+    let action = "making a network namespace";
+    let thread = std::thread::Builder::new().name("netns".into()).spawn(make);
+    let thread = thread.map_err(|source| RuntimeError::Io { action: action.to_owned(), source })?;
+    let made = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    made.map_err(|errno| failed(action.to_owned(), errno))
+}
+
+/// Whether a namespace is pinned at the path, and not just the empty file under a pin there.
+#[must_use]
+pub fn is_pinned(path: &Path) -> bool {
+    const NSFS_MAGIC: i64 = 0x6e73_6673;
+    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == NSFS_MAGIC)
+}
+
 /// Keeps a namespace alive under a path: a bind mount of it on a file made for it.
 ///
 /// # Errors
@@ -221,6 +276,26 @@ mod tests {
         child.wait().unwrap();
         assert!(matches!(of_process(pidfd.as_fd(), NsKind::Net), Err(RuntimeError::Io { .. })));
         assert_eq!(through_proc(pidfd.as_fd(), NsKind::Net).unwrap_err(), Errno::SRCH);
+    }
+
+    #[test]
+    fn a_namespace_is_pinned_once_and_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net");
+        let Ok(netns) = new_netns() else {
+            eprintln!("SKIPPED: making a network namespace needs CAP_SYS_ADMIN");
+            return;
+        };
+        let own = inode(netns.as_fd()).unwrap();
+        assert!(!HostInodes::read().unwrap().is(NsKind::Net, own));
+        pin(netns.as_fd(), &path).unwrap();
+        assert!(pin(netns.as_fd(), &path).is_err());
+        drop(netns);
+        assert!(is_pinned(&path));
+        assert_eq!(inode(fs::File::open(&path).unwrap().as_fd()).unwrap(), own);
+        unpin(&path).unwrap();
+        unpin(&path).unwrap();
+        assert!(!is_pinned(&path) && !path.exists());
     }
 
     #[test]

@@ -25,7 +25,7 @@ fn older_netns() -> OwnedFd {
 
 async fn refused(planned: &Planned) -> RuntimeError {
     let before = mounts();
-    let error = runtime().await.create(&planned.plan).await.expect_err("it was made");
+    let error = runtime().await.create(&planned.plan, &|_| ()).await.expect_err("it was made");
     assert_eq!(mounts(), before);
     assert_eq!(std::fs::read_dir(&planned.plan.dir).unwrap().count(), 0, "files are left");
     error
@@ -59,7 +59,7 @@ async fn an_older_network_namespace_is_fine_without_a_user_namespace() {
     need_root!();
     let netns = Arc::new(older_netns());
     let planned = Planned::with(None, NetworkPlan::Join(Arc::clone(&netns)));
-    let infra = runtime().await.create(&planned.plan).await.unwrap();
+    let infra = runtime().await.create(&planned.plan, &|_| ()).await.unwrap();
     let joined = infra.namespace(NsKind::Net).unwrap();
     let inode = |fd: &OwnedFd| namespaces::inode(std::os::fd::AsFd::as_fd(fd)).unwrap();
     assert_eq!(inode(&joined), inode(&netns));
@@ -113,7 +113,7 @@ async fn a_filter_that_forbids_exec_fails_the_start_and_leaves_nothing() {
         "syscalls": [{"names": ["execve", "execveat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5}]}"#;
     std::fs::write(&profile, rule).unwrap();
     planned.plan.spec.security.seccomp = Seccomp::Localhost(profile.clone());
-    let infra = runtime().await.create(&planned.plan).await.unwrap();
+    let infra = runtime().await.create(&planned.plan, &|_| ()).await.unwrap();
     match infra.start().await.expect_err("it started") {
         RuntimeError::InPod { step, source, .. } => {
             assert_eq!((step.as_str(), source.raw_os_error()), ("exec /pause", Some(5)));

@@ -154,7 +154,7 @@ async fn a_cancelled_create_leaves_no_shim() {
     let runtime = NativeRuntime::new(Some(dir.path().join(&own))).await.unwrap();
     for after in [500, 1_000, 2_000, 4_000, 8_000] {
         let planned = Planned::userns();
-        let made = runtime.create(&planned.plan);
+        let made = runtime.create(&planned.plan, &|_| ());
         if let Ok(Ok(infra)) = tokio::time::timeout(Duration::from_micros(after), made).await {
             infra.kill().await.unwrap();
         }

@@ -178,7 +178,7 @@ pub async fn started(runtime: &NativeRuntime, planned: &Planned) -> Pod {
 /// Makes a pod.
 pub async fn created(runtime: &NativeRuntime, planned: &Planned) -> Pod {
     use sandboxd::runtime::Runtime;
-    let infra = runtime.create(&planned.plan).await;
+    let infra = runtime.create(&planned.plan, &|_| ()).await;
     Pod { infra: infra.unwrap_or_else(|error| panic!("{}", chain(&error))) }
 }
 

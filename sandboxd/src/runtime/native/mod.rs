@@ -20,6 +20,7 @@ mod spawn;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sandboxd_shim::proto::{Failure, Reply, Request, SelfTest};
@@ -44,6 +45,8 @@ pub struct NativeRuntime {
     shim: PathBuf,
     features: HandlerFeatures,
     tested: SelfTest,
+    /// What the machine cannot give is the same for every pod.
+    warned: AtomicBool,
 }
 
 impl NativeRuntime {
@@ -73,7 +76,21 @@ impl NativeRuntime {
                 tracing::warn!(what, step = failure.step, error = %errno(failure), "not usable on this machine");
             }
         }
-        Ok(Self { shim, features, tested })
+        Ok(Self { shim, features, tested, warned: AtomicBool::new(false) })
+    }
+
+    /// Says what a pod does not get: loudly once, then on request.
+    fn warn(&self, pod: &PodId, warnings: &[String]) {
+        for warning in warnings {
+            if self.warned.load(Ordering::Relaxed) {
+                tracing::debug!(%pod, "the infra container is not all that was asked for: {warning}");
+            } else {
+                tracing::warn!(%pod, "the infra container is not all that was asked for (said once): {warning}");
+            }
+        }
+        if !warnings.is_empty() {
+            self.warned.store(true, Ordering::Relaxed);
+        }
     }
 
     /// What the self-test found: each failure as one line of words.
@@ -104,17 +121,16 @@ async fn self_test(path: &Path) -> Result<SelfTest, RuntimeError> {
 
 #[tonic::async_trait]
 impl Runtime for NativeRuntime {
-    async fn create(&self, plan: &InfraPlan) -> Result<Arc<dyn Infra>, RuntimeError> {
+    async fn create(
+        &self,
+        plan: &InfraPlan,
+        born: &(dyn Fn(i32) + Send + Sync),
+    ) -> Result<Arc<dyn Infra>, RuntimeError> {
         let prepared = plan::prepare(plan)?;
-        for warning in &prepared.warnings {
-            tracing::warn!(
-                pod = plan.pod.as_str(),
-                warning,
-                "the infra container is not all that was asked for"
-            );
-        }
+        self.warn(&plan.pod, &prepared.warnings);
         let (link, theirs) = Link::pair()?;
         let shim = Shim::spawn(&self.shim, theirs)?;
+        born(shim.pid());
         let fds: Vec<BorrowedFd<'_>> = prepared.fds.iter().map(AsFd::as_fd).collect();
         let sysfs = prepared.plan.sysfs;
         let request = Request::Create(Box::new(prepared.plan));
@@ -128,13 +144,7 @@ impl Runtime for NativeRuntime {
             Err(error) => Err(error),
         };
         let made = made.and_then(|(pid, warnings, pidfd)| {
-            for warning in warnings {
-                tracing::warn!(
-                    pod = plan.pod.as_str(),
-                    warning,
-                    "the infra container is not all that was asked for"
-                );
-            }
+            self.warn(&plan.pod, &warnings);
             let parts = Parts {
                 link,
                 shim_pid: shim.pid(),

@@ -1,0 +1,113 @@
+//! One watching client: a snapshot, then deltas; a client too slow gets a fresh snapshot and is told.
+//!
+//! ```text
+//!  Snapshot ──▶ Delta … Delta ──(missed messages)──▶ Lagged ──▶ Snapshot ──▶ Delta …
+//! ```
+//!
+//! Memory per client is bounded by the two broadcast rings and one message on its way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandboxd_api::console::{self as wire, delta::Change, watch_response::Message};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::Sources;
+use crate::observer::Status as ObserverStatus;
+use crate::pod::PodChange;
+use crate::pod::now_ns;
+
+/// Counters change with every check; they are sent at most this often.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+type Out = mpsc::Sender<Result<wire::WatchResponse, Status>>;
+
+/// Feeds one client until it goes.
+pub(super) async fn feed(sources: Arc<Sources>, recent: usize, out: Out) {
+    let mut missed = 0;
+    while let Some(more) = stream(&sources, recent, missed, &out).await {
+        missed = more;
+    }
+}
+
+/// One snapshot and what follows it. `Some`: the client missed that many, and wants a new one.
+async fn stream(sources: &Sources, recent: usize, missed: u64, out: &Out) -> Option<u64> {
+    // Subscribed before the snapshot is taken: a change may come twice, never not at all.
+    let mut checks = sources.observer.subscribe();
+    let (pods, mut pod_changes) = sources.pods.store().list_and_subscribe();
+    let mut network = sources.network.watch();
+    network.mark_unchanged();
+    if missed > 0 {
+        send(out, delta(Change::Lagged(wire::Lagged { messages: missed }))).await?;
+    }
+    let mut sent_status = sources.observer.status();
+    let snapshot = wire::Snapshot {
+        node: Some(sources.node()),
+        observer: Some((&sent_status).into()),
+        pods: pods.iter().map(|pod| sources.pod(pod)).collect(),
+        recent_checks: sources.recent_checks(recent),
+        time_ns: now_ns(),
+    };
+    send(out, wire::WatchResponse { message: Some(Message::Snapshot(snapshot)) }).await?;
+    let mut tick = tokio::time::interval(STATUS_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut active = true;
+    loop {
+        let change = tokio::select! {
+            change = pod_changes.recv() => match change {
+                Ok(PodChange::Upsert(pod)) => Change::Pod(sources.pod(&pod)),
+                Ok(PodChange::Removed(id)) => Change::PodRemoved(id.to_string()),
+                Err(RecvError::Lagged(n)) => return Some(n),
+                Err(RecvError::Closed) => return None,
+            },
+            check = checks.recv() => match check {
+                Ok(check) => {
+                    active = true;
+                    Change::Check(sources.check(&check))
+                }
+                Err(RecvError::Lagged(n)) => return Some(n),
+                // The observer ended or never ran; pods are still worth watching.
+                Err(RecvError::Closed) => {
+                    checks = sources.observer.subscribe();
+                    tokio::time::sleep(STATUS_EVERY).await;
+                    continue;
+                }
+            },
+            changed = network.changed() => {
+                if changed.is_err() {
+                    return None;
+                }
+                Change::Node(sources.node())
+            }
+            // An idle client costs no wake-up: without checks the counters stand still.
+            _ = tick.tick(), if active => {
+                active = false;
+                match newer(&mut sent_status, sources.observer.status()) {
+                    Some(status) => Change::Observer(status),
+                    None => continue,
+                }
+            }
+            () = out.closed() => return None,
+        };
+        send(out, delta(change)).await?;
+    }
+}
+
+fn newer(sent: &mut ObserverStatus, now: ObserverStatus) -> Option<wire::Observer> {
+    if *sent == now {
+        return None;
+    }
+    *sent = now;
+    Some((&*sent).into())
+}
+
+fn delta(change: Change) -> wire::WatchResponse {
+    let delta = wire::Delta { time_ns: now_ns(), change: Some(change) };
+    wire::WatchResponse { message: Some(Message::Delta(delta)) }
+}
+
+async fn send(out: &Out, message: wire::WatchResponse) -> Option<()> {
+    out.send(Ok(message)).await.ok()
+}

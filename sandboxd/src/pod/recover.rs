@@ -1,0 +1,141 @@
+//! The daemon's start: every pod of the journal is adopted or undone, every lease has a pod or is given back.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::flow::{Base, PINNED, Ready, chain, pin_path};
+use super::model::{NsKind, Pod, PodId, PodState, StepName};
+use super::pods::Pods;
+use crate::journal::{Found, Journal, Record};
+use crate::network::Network;
+
+impl Pods {
+    /// Reads the journal and brings the node to what it says. Pods are handled at the same time.
+    pub async fn recover(self: &Arc<Self>, journal: &Journal) {
+        let found = match journal.read() {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the journal cannot be read: no pod is adopted");
+                return;
+            }
+        };
+        join_all(found.into_iter().map(|found| async move {
+            match found {
+                Found::Record(record) if record.boot_id != journal.boot_id() => {
+                    tracing::info!(pod = %record.pod.id, "of an earlier boot: giving its lease back");
+                    self.sweep(&record.pod.id, Some(&record.pod)).await;
+                }
+                Found::Record(record) if record.step == StepName::Ready => self.adopt(*record).await,
+                Found::Record(record) => {
+                    tracing::info!(pod = %record.pod.id, step = record.step.name(), "half made: undoing it");
+                    self.undo(*record).await;
+                }
+                Found::Broken { id, why } => {
+                    tracing::warn!(pod = %id, error = chain(&why), "undoing what its name tells of");
+                    self.kill_leftover(&id, None).await;
+                    self.sweep(&id, None).await;
+                }
+            }
+        }))
+        .await;
+    }
+
+    /// Gives back every lease whose pod is gone. Returns how many could not be given back.
+    pub async fn reap_leases(&self, network: &Network) -> usize {
+        // The list first: a lease written after it belongs to a pod that is being made.
+        let leases = match network.leases() {
+            Ok(leases) => leases,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the CNI leases cannot be read");
+                return 1;
+            }
+        };
+        let mut left = 0;
+        for lease in leases {
+            let gone = match self.find(lease.pod.as_str()) {
+                Ok(Some(pod)) => pod.state == PodState::Failed,
+                Ok(None) => true,
+                Err(_) => false,
+            };
+            if gone && let Err(error) = self.effects.cni_del(&lease.pod, None).await {
+                tracing::warn!(pod = %lease.pod, error = chain(&error), "a lease without a pod stays");
+                left += 1;
+            }
+        }
+        left
+    }
+
+    async fn adopt(self: &Arc<Self>, record: Record) {
+        let pod = record.pod;
+        let dir = self.effects.dir(&pod.id);
+        let runtime = match self.handler(&pod.spec.handler) {
+            Ok(handler) => Arc::clone(&handler.runtime),
+            Err(error) => {
+                // The handler left the configuration; any native one can stop and remove the pod.
+                let Some(any) = self.handlers().values().next() else { return };
+                tracing::warn!(pod = %pod.id, error = chain(&error), "adopted by another handler");
+                Arc::clone(&any.runtime)
+            }
+        };
+        let infra = match runtime.adopt(&pod.id, &dir).await {
+            Ok(infra) => Some(infra),
+            Err(error) => {
+                if pod.shim_pid.is_some() {
+                    tracing::warn!(pod = %pod.id, error = chain(&error), "its infra container is gone");
+                }
+                None
+            }
+        };
+        let name = match self.store.reserve(&pod.spec.metadata, &pod.id) {
+            Ok(name) => name,
+            Err(error) => {
+                tracing::error!(pod = %pod.id, error = chain(&error), "two pods of one name in the journal");
+                return;
+            }
+        };
+        let base =
+            Base { effects: Arc::clone(&self.effects), runtime, store: Arc::clone(&self.store), pod, name };
+        self.drive(Ready::adopted(base, infra));
+    }
+
+    async fn undo(&self, record: Record) {
+        self.kill_leftover(&record.pod.id, Some(&record.pod)).await;
+        self.sweep(&record.pod.id, Some(&record.pod)).await;
+    }
+
+    /// A shim of a half-made pod still waits for its daemon.
+    async fn kill_leftover(&self, id: &PodId, pod: Option<&Pod>) {
+        let handler = pod.and_then(|p| self.handlers().get(&p.spec.handler));
+        let Some(handler) = handler.or_else(|| self.handlers().values().next()) else { return };
+        if let Ok(infra) = handler.runtime.adopt(id, &self.effects.dir(id)).await
+            && let Err(error) = infra.kill().await
+        {
+            tracing::warn!(pod = %id, error = chain(&error), "killing its infra container failed");
+        }
+    }
+
+    /// Gives back the lease, the pins, the cgroup and the directory of a pod that is not to live.
+    async fn sweep(&self, id: &PodId, pod: Option<&Pod>) {
+        self.effects.end_orphans(id).await;
+        let dir = self.effects.dir(id);
+        let pin = pin_path(&dir, NsKind::Net);
+        let netns = self.effects.is_pinned(&pin).then_some(pin.as_path());
+        if let Err(error) = self.effects.cni_del(id, netns).await {
+            tracing::warn!(pod = %id, error = chain(&error), "CNI DEL failed; the lease is tried again later");
+        }
+        for kind in PINNED {
+            if let Err(error) = self.effects.unpin(&pin_path(&dir, kind)) {
+                tracing::warn!(pod = %id, error = chain(&error), "unpinning failed");
+            }
+        }
+        if let Some(pod) = pod.filter(|p| !p.cgroup.is_empty())
+            && let Err(error) = self.effects.remove_cgroup(pod).await
+        {
+            tracing::warn!(pod = %id, error = chain(&error), "removing the cgroup failed");
+        }
+        if let Err(error) = self.effects.journal_remove(id) {
+            tracing::warn!(pod = %id, error = chain(&error), "removing the journal entry failed");
+        }
+    }
+}
