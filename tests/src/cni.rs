@@ -70,10 +70,16 @@ fn routed(routes: &str, address: Ipv4Addr) -> bool {
 
 /// The configuration list of a bridge network, as a node's administrator would write it.
 #[must_use]
-pub fn conflist(network: &str, subnet: &str, data_dir: &Path, last: Option<Value>) -> Value {
+pub fn conflist(
+    network: &str,
+    subnet: &str,
+    data_dir: &Path,
+    masquerade: bool,
+    last: Option<Value>,
+) -> Value {
     let mut plugins = vec![
         json!({
-            "type": "bridge", "bridge": network, "isGateway": true, "ipMasq": true, "hairpinMode": true,
+            "type": "bridge", "bridge": network, "isGateway": true, "ipMasq": masquerade, "hairpinMode": true,
             "ipam": {
                 "type": "host-local", "dataDir": data_dir,
                 "ranges": [[{ "subnet": subnet }]], "routes": [{ "dst": "0.0.0.0/0" }],

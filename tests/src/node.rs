@@ -45,6 +45,9 @@ pub struct Options {
     pub config: String,
     /// One more plugin at the end of the chain, and the program that is it.
     pub plugin: Option<(Value, PathBuf)>,
+    /// Without the masquerading of the bridge plugin, which takes its rules back only from inside a network
+    /// namespace that still exists.
+    pub plain_bridge: bool,
     /// The state directory is made here (a tmpfs, say) instead of in the temporary directory.
     pub on: Option<PathBuf>,
 }
@@ -56,6 +59,7 @@ pub struct Node {
     daemon: Option<Child>,
     program: PathBuf,
     swept: bool,
+    masquerade: bool,
 }
 
 impl Node {
@@ -68,8 +72,13 @@ impl Node {
             Some(path) => path.clone(),
             None => bins::find("sandboxd")?,
         };
-        let mut node =
-            Self { scope: make_scope(options.on.as_deref())?, daemon: None, program, swept: false };
+        let mut node = Self {
+            scope: make_scope(options.on.as_deref())?,
+            daemon: None,
+            program,
+            swept: false,
+            masquerade: !options.plain_bridge,
+        };
         node.write_files(&options)?;
         node.spawn().await?;
         Ok(node)
@@ -97,7 +106,8 @@ impl Node {
     /// When the directory is gone.
     pub fn write_conflist(&self, last: Option<Value>) -> Result<()> {
         let scope = &self.scope;
-        let list = cni::conflist(&scope.name, &scope.subnet.cidr(), &self.path("ipam"), last);
+        let list =
+            cni::conflist(&scope.name, &scope.subnet.cidr(), &self.path("ipam"), self.masquerade, last);
         let path = self.path("net.d/10-test.conflist");
         fs::write(&path, list.to_string()).with_context(|| format!("writing {}", path.display()))
     }

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 mod ioctl {
     nix::ioctl_none!(get_userns, 0xb7, 0x1);
     nix::ioctl_none!(get_parent, 0xb7, 0x2);
-    nix::ioctl_read!(get_owner_uid, 0xb7, 0x4, u32);
+    // Numbered as one without an argument, though it takes a pointer (linux/nsfs.h).
+    nix::ioctl_read_bad!(get_owner_uid, 0xb704, u32);
 }
 
 /// The kinds every pod here has of its own, by their names under /proc/PID/ns.

@@ -32,7 +32,8 @@ pub fn without_observer() -> Result<PathBuf> {
 fn shim(dir: &Path) -> Result<()> {
     let host = host()?;
     let target_dir = run::target().join("shim");
-    let flags = format!("target.{host}.rustflags=[\"-Ctarget-feature=+crt-static\"]");
+    let flags =
+        format!("target.{host}.rustflags=[\"-Ctarget-feature=+crt-static\",\"-Crelocation-model=static\"]");
     let path = target_dir.to_string_lossy().into_owned();
     cargo(&[
         "build",

@@ -36,6 +36,7 @@ pub fn test(options: &Options) -> Result<()> {
     }
     let with_env = |command: &mut Command| {
         command.env("SANDBOXD_BIN_DIR", &bins).env("SANDBOXD_NO_OBSERVER", &no_observer);
+        command.env("SANDBOXD_SHIM", bins.join("sandboxd-shim"));
     };
     let filter: Vec<&str> = options.filter.as_deref().into_iter().collect();
     if !options.only_e2e {

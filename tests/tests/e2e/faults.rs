@@ -104,7 +104,8 @@ fn a_killed_infra_container_makes_the_pod_not_ready() {
 #[test]
 fn a_pod_whose_netns_pin_is_gone_still_gives_its_address_back() {
     let control = tempfile::tempdir().unwrap();
-    E2e::default().options(faulty(control.path())).run(async |node| {
+    let options = Options { plain_bridge: true, ..faulty(control.path()) };
+    E2e::default().options(options).run(async |node| {
         let cri = node.cri().await?;
         let id = cri.run(node.pod("unpinned").userns().build()).await?;
         let info = cri.info(&id).await?;

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 /// Lines are no longer than this, in characters.
-const WIDTH: usize = 96;
+const WIDTH: usize = 79;
 
 /// Everything goes through here: a reader that went away (`demo | head`) is no reason to stop before the
 /// clean-up.

@@ -7,19 +7,19 @@ use crate::say;
 
 const MEANING: [(&str, &str); 7] = [
     ("user", "ids and capabilities"),
-    ("net", "interfaces, addresses, the view in /sys"),
+    ("net", "interfaces, addresses, /sys"),
     ("mnt", "mounts"),
     ("pid", "processes"),
-    ("ipc", "shared memory, message queues"),
+    ("ipc", "shared memory, queues"),
     ("uts", "hostname"),
-    ("cgroup", "the view of the cgroup tree"),
+    ("cgroup", "view of the cgroups"),
 ];
 
 /// Prints it.
 pub fn namespaces(pid: i32) -> Result<()> {
     let host = ns::own("user")?;
     let pod = ns::inode_of(pid, "user")?;
-    say::raw("     namespace       inode   owned by                     holds");
+    say::raw("     namespace       inode   owned by                holds");
     for (kind, meaning) in MEANING {
         let inode = ns::inode_of(pid, kind)?;
         // NS_GET_USERNS of a user namespace is its parent.
@@ -30,7 +30,7 @@ pub fn namespaces(pid: i32) -> Result<()> {
             owner if owner == host => format!("{owner} the host"),
             owner => format!("{owner} another"),
         };
-        say::raw(&format!("     {kind:<10} {inode:>10}   {whose:<28} {meaning}"));
+        say::raw(&format!("     {kind:<10} {inode:>10}   {whose:<23} {meaning}"));
     }
     Ok(())
 }
