@@ -78,6 +78,7 @@ impl Daemon {
         };
         let pods = Pods::new(handlers, Arc::new(rooms));
         pods.recover(&journal).await;
+        pods.collect_garbage(&network).await;
 
         let sources = Arc::new(Sources {
             node: node::facts(&cgroups, &host, &native),

@@ -91,9 +91,10 @@ async fn metrics(
     Ok(Some(tokio::spawn(metrics::serve(listener, sources, closing.cancelled_owned()))))
 }
 
-/// Gives back the leases of pods that are gone: those of an earlier boot at once, those whose DEL failed
+/// Looks once at the networks of the adopted pods, then gives back the leases of pods that are gone: those of an earlier boot at once, those whose DEL failed
 /// with a pause that grows.
 async fn reap_leases(pods: Arc<Pods>, network: Arc<Network>) {
+    pods.check_networks(&network).await;
     let mut pause = REAP_FIRST;
     loop {
         let left = pods.reap_leases(&network).await;

@@ -97,7 +97,7 @@ struct Shared {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PodCounts {
     pub allowed: u64,
-    /// Denied, or refused without a denied check.
+    /// Denied by a check that decides, or refused without a denied check.
     pub denied: u64,
 }
 
@@ -311,6 +311,8 @@ impl Shared {
         let counts = pods.entry(pod.id.clone()).or_default();
         match check.verdict {
             Verdict::Allowed => counts.allowed += 1,
+            // A check the syscall gets along without is no denial an operator should look at.
+            Verdict::Denied if !check.reason.as_ref().is_some_and(Reason::is_decisive) => {}
             Verdict::Denied | Verdict::Refused => counts.denied += 1,
         }
     }

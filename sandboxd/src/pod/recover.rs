@@ -1,6 +1,7 @@
 //! The daemon's start: every pod of the journal is adopted or undone, every lease has a pod or is given back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -9,6 +10,9 @@ use super::model::{NsKind, Pod, PodId, PodState, StepName};
 use super::pods::Pods;
 use crate::journal::{Found, Journal, Record};
 use crate::network::Network;
+
+/// Kubelet waits while the plugins sort out what is left of earlier pods.
+const GC_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Pods {
     /// Reads the journal and brings the node to what it says. Pods are handled at the same time.
@@ -64,6 +68,29 @@ impl Pods {
             }
         }
         left
+    }
+
+    /// Tells the plugins which pods there are, so that they forget all others (CNI GC, specification 1.1.0).
+    /// Only before pods are made: a plugin may take the address of one it has not been told of.
+    pub async fn collect_garbage(&self, network: &Network) {
+        let valid: Vec<PodId> = self.list().iter().map(|pod| pod.id.clone()).collect();
+        match tokio::time::timeout(GC_PATIENCE, network.gc(&valid)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "CNI GC failed"),
+            Err(_) => tracing::warn!("CNI GC took longer than {} s", GC_PATIENCE.as_secs()),
+        }
+    }
+
+    /// Asks the plugins whether the networks of the adopted pods are still what they made (CNI CHECK).
+    pub async fn check_networks(&self, network: &Network) {
+        for pod in self.list() {
+            let Some(netns) = pod.netns_path.as_deref().filter(|_| pod.state == PodState::Ready) else {
+                continue;
+            };
+            if let Err(error) = network.check(&pod.id, netns).await {
+                tracing::warn!(pod = %pod.id, error = chain(&error), "CNI CHECK: the pod's network has changed");
+            }
+        }
     }
 
     async fn adopt(self: &Arc<Self>, record: Record) {
