@@ -6,6 +6,7 @@ mod latency;
 mod memory;
 mod plugins;
 mod report;
+mod restart;
 mod runc;
 mod stats;
 mod syscalls;
@@ -65,12 +66,12 @@ async fn run(cli: &Cli) -> Result<ExitCode> {
         }
     });
     let options = Options { on: on.map(Path::to_path_buf), ..Options::default() };
-    let node = tokio::select! {
+    let mut node = tokio::select! {
         node = Node::start(options) => node?,
         () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
     let outcome = tokio::select! {
-        outcome = measure(&node, cli, &mut report) => Some(outcome),
+        outcome = measure(&mut node, cli, &mut report) => Some(outcome),
         () = interrupts.next() => None,
     };
     let left = node.stop().await;
@@ -87,12 +88,13 @@ async fn run(cli: &Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn measure(node: &Node, cli: &Cli, report: &mut Report) -> Result<()> {
+async fn measure(node: &mut Node, cli: &Cli, report: &mut Report) -> Result<()> {
     memory::idle(node, report)?;
     plugins::alone(node, cli.pods, report)?;
     latency::one_by_one(node, cli.pods, report).await?;
     latency::at_once(node, cli.parallel, report).await?;
     memory::with_pods(node, cli.parallel, report).await?;
+    restart::with_pods(node, cli.parallel, report).await?;
     runc::same_infra(node, cli.pods, report).await?;
     syscalls::of_a_pod(node, report).await?;
     cost::watched(node, report).await
