@@ -77,7 +77,7 @@ impl Daemon {
             },
         };
         let pods = Pods::new(handlers, Arc::new(rooms));
-        pods.recover(&journal).await;
+        pods.recover(&journal).await?;
         pods.collect_garbage(&network).await;
 
         let sources = Arc::new(Sources {

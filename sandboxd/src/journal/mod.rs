@@ -77,6 +77,20 @@ pub enum JournalError {
     Version { path: PathBuf, found: u32 },
 }
 
+impl JournalError {
+    /// Whether there is no record any more, as opposed to one that this daemon cannot read just now.
+    fn is_damage(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, InvalidData, NotADirectory, NotFound};
+        match self {
+            Self::Malformed { .. } => true,
+            Self::Io { source, .. } => {
+                matches!(source.kind(), NotFound | NotADirectory | InvalidData | FileTooLarge)
+            }
+            Self::Version { .. } => false,
+        }
+    }
+}
+
 impl Journal {
     /// Opens (and makes) the journal under the state directory.
     ///
@@ -139,7 +153,8 @@ impl Journal {
     /// All pods the journal knows of, for the daemon's start.
     ///
     /// # Errors
-    /// When the directory itself cannot be read.
+    /// When the directory or a record in it cannot be read, or a record has another layout: what runs may
+    /// be whole, and is no business of a daemon that cannot tell.
     pub fn read(&self) -> Result<Vec<Found>, JournalError> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.pods).map_err(io_error("read", &self.pods))? {
@@ -148,7 +163,8 @@ impl Journal {
             let id = PodId::from_string(name);
             found.push(match self.read_one(&id) {
                 Ok(record) => Found::Record(Box::new(record)),
-                Err(why) => Found::Broken { id, why },
+                Err(why) if why.is_damage() => Found::Broken { id, why },
+                Err(why) => return Err(why),
             });
         }
         Ok(found)
@@ -208,9 +224,22 @@ mod tests {
         assert!(
             matches!(&found[..], [Found::Broken { id, why: JournalError::Malformed { .. } }] if *id == pod.id)
         );
+    }
+
+    #[test]
+    fn what_may_be_whole_is_not_taken_for_broken() {
+        let state = tempfile::tempdir().unwrap();
+        let journal = Journal::open(state.path()).unwrap();
+        let pod = test_pod("web");
+        journal.begin(&pod).unwrap();
         fs::write(journal.record(&pod.id), b"{\"version\":7}").unwrap();
-        let found = journal.read().unwrap();
-        assert!(matches!(&found[..], [Found::Broken { why: JournalError::Version { found: 7, .. }, .. }]));
+        let error = journal.read().unwrap_err();
+        assert!(matches!(error, JournalError::Version { found: 7, .. }), "{error}");
+        // EISDIR stands for any failure of the read itself.
+        fs::remove_file(journal.record(&pod.id)).unwrap();
+        fs::create_dir(journal.record(&pod.id)).unwrap();
+        let error = journal.read().unwrap_err();
+        assert!(matches!(error, JournalError::Io { .. }), "{error}");
     }
 
     #[test]

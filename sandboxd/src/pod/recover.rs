@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use super::flow::{Base, PINNED, Ready, chain, pin_path};
 use super::model::{NsKind, Pod, PodId, PodState, StepName};
 use super::pods::Pods;
-use crate::journal::{Found, Journal, Record};
+use crate::journal::{Found, Journal, JournalError, Record};
 use crate::network::Network;
 
 /// Kubelet waits while the plugins sort out what is left of earlier pods.
@@ -16,14 +16,13 @@ const GC_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Pods {
     /// Reads the journal and brings the node to what it says. Pods are handled at the same time.
-    pub async fn recover(self: &Arc<Self>, journal: &Journal) {
-        let found = match journal.read() {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::error!(error = chain(&error), "the journal cannot be read: no pod is adopted");
-                return;
-            }
-        };
+    ///
+    /// # Errors
+    /// When the journal cannot be read; nothing was touched then. The daemon must not go on: to
+    /// [`Pods::reap_leases`] every pod that was not adopted is gone, and running pods would lose their
+    /// addresses to others.
+    pub async fn recover(self: &Arc<Self>, journal: &Journal) -> Result<(), JournalError> {
+        let found = journal.read()?;
         join_all(found.into_iter().map(|found| async move {
             match found {
                 Found::Record(record) if record.boot_id != journal.boot_id() => {
@@ -43,6 +42,7 @@ impl Pods {
             }
         }))
         .await;
+        Ok(())
     }
 
     /// Gives back every lease whose pod is gone. Returns how many could not be given back.
