@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::driver::Driver;
@@ -33,6 +33,8 @@ pub struct Pods {
     /// Flows on their way: the daemon's end waits for them.
     flows: TaskTracker,
     closing: AtomicBool,
+    /// Told when a flow ends: its pod has a driver now, or never will.
+    settled: Notify,
 }
 
 impl Pods {
@@ -44,6 +46,7 @@ impl Pods {
             drivers: Mutex::default(),
             flows: TaskTracker::new(),
             closing: AtomicBool::new(false),
+            settled: Notify::new(),
         })
     }
 
@@ -94,6 +97,7 @@ impl Pods {
             Err(failure) => {
                 let error = flow::chain(&failure.error);
                 tracing::warn!(pod = %failure.pod.id, name = failure.pod.spec.metadata.name, error, "RunPodSandbox failed");
+                self.settled.notify_waiters();
                 let _ = reply.send(Err(failure.error));
             }
         }
@@ -112,14 +116,17 @@ impl Pods {
             }
         };
         drivers.insert(id, Driver::start(ready, gone));
+        drop(drivers);
+        self.settled.notify_waiters();
     }
 
-    /// Stops a pod by id or unique prefix. Idempotent; unknown ids are stopped already.
+    /// Stops a pod by id or unique prefix. Idempotent; unknown ids are stopped already. A pod that is
+    /// still being made is waited for.
     ///
     /// # Errors
     /// When processes do not end or the network cannot be torn down; calling again tries again.
     pub async fn stop(self: &Arc<Self>, id: &str) -> Result<(), PodError> {
-        match self.find_driver(id)? {
+        match self.find_driver(id).await? {
             Some(driver) => driver.stop().await,
             None => Ok(()),
         }
@@ -130,7 +137,7 @@ impl Pods {
     /// # Errors
     /// As [`Pods::stop`].
     pub async fn remove(self: &Arc<Self>, id: &str) -> Result<(), PodError> {
-        if let Some(driver) = self.find_driver(id)? {
+        if let Some(driver) = self.find_driver(id).await? {
             return driver.remove().await;
         }
         // A failed pod is only a record for the console.
@@ -185,8 +192,22 @@ impl Pods {
         })
     }
 
-    fn find_driver(&self, id: &str) -> Result<Option<Driver>, PodError> {
-        Ok(self.find(id)?.and_then(|pod| self.driver(&pod.id)))
+    /// The pod's driver; `None` for a pod that is gone or failed. A pod is published before it has one:
+    /// saying "stopped" of it then would leave it running with nobody to stop it.
+    async fn find_driver(&self, id: &str) -> Result<Option<Driver>, PodError> {
+        let Some(pod) = self.find(id)? else { return Ok(None) };
+        loop {
+            let mut settled = std::pin::pin!(self.settled.notified());
+            // Registered before the look: an end in between is not missed.
+            settled.as_mut().enable();
+            if let Some(driver) = self.driver(&pod.id) {
+                return Ok(Some(driver));
+            }
+            match self.find(pod.id.as_str())?.map(|now| now.state) {
+                Some(state) if state != PodState::Failed => settled.await,
+                _ => return Ok(None),
+            }
+        }
     }
 
     fn driver(&self, id: &PodId) -> Option<Driver> {

@@ -34,11 +34,11 @@ impl Ready {
             base.pod.shim_pid = None;
             base.pod.infra_pid = None;
         }
-        let torn_down =
-            base.pod.netns_path.is_none() && base.pod.state == PodState::NotReady && infra.is_none();
         base.effects.observe(&base.pod);
         base.publish();
-        Self { base, infra, torn_down }
+        // What was given back before the restart is not known for certain (a pod on the host's network never
+        // had a netns, a cgroup may have stayed busy). Each step of the teardown is idempotent: all are made.
+        Self { base, infra, torn_down: false }
     }
 
     pub(in crate::pod) fn pod(&self) -> &Pod {

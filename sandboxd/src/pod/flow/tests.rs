@@ -28,6 +28,9 @@ struct Recorder {
     /// The netns of the runtime is not the pod userns' own.
     foreign_netns: bool,
     end: tokio::sync::Notify,
+    /// CNI ADD waits for `proceed`.
+    slow_add: bool,
+    proceed: tokio::sync::Notify,
 }
 
 impl Recorder {
@@ -121,6 +124,9 @@ impl Effects for Fake {
     async fn cni_add(&self, _: &Lease, netns: &Path) -> Result<Attached, NetworkError> {
         assert!(netns.ends_with("ns/net"));
         self.0.call("CNI ADD").map_err(network_error)?;
+        if self.0.slow_add {
+            self.0.proceed.notified().await;
+        }
         Ok(Attached { ips: vec![[10, 0, 0, 2].into()], cni: Duration::from_millis(1) })
     }
     async fn cni_del(&self, _: &PodId, _: Option<&Path>) -> Result<(), NetworkError> {
@@ -397,4 +403,53 @@ async fn names_are_unique_and_unknown_handlers_are_refused() {
     spec.handler = "kata".into();
     let error = pods.run(spec).await.unwrap_err().to_string();
     assert!(error.contains("\"kata\"") && error.contains("native"), "{error}");
+}
+
+#[tokio::test]
+async fn a_pod_on_its_way_is_waited_for_and_then_stopped() {
+    let (pods, log) = pods(FlowKind::RuntimeFirst, Recorder { slow_add: true, ..Recorder::default() });
+    let mut changes = pods.store().subscribe();
+    let run = tokio::spawn({
+        let pods = Arc::clone(&pods);
+        async move { pods.run(test_pod("web").spec).await }
+    });
+    let id = loop {
+        if let crate::pod::PodChange::Upsert(pod) = changes.recv().await.unwrap()
+            && pod.steps.iter().any(|s| s.name == StepName::Created)
+        {
+            break pod.id.clone();
+        }
+    };
+    let early = tokio::time::timeout(Duration::from_millis(50), pods.stop(id.as_str())).await;
+    assert!(early.is_err(), "not stopped while it is being made: {early:?}");
+    let stop = tokio::spawn({
+        let (pods, id) = (Arc::clone(&pods), id.clone());
+        async move { pods.stop(id.as_str()).await }
+    });
+    tokio::task::yield_now().await;
+    log.proceed.notify_one();
+    assert_eq!(run.await.unwrap().unwrap(), id);
+    stop.await.unwrap().unwrap();
+    assert_eq!(pods.find(id.as_str()).unwrap().unwrap().state, PodState::NotReady);
+    assert!(log.lines().iter().any(|l| l == "CNI DEL"));
+}
+
+#[tokio::test]
+async fn an_adopted_pod_on_the_hosts_network_is_torn_down() {
+    let (pods, log) = pods(FlowKind::RuntimeFirst, Recorder::default());
+    let mut pod = test_pod("web");
+    pod.spec.namespaces.network = NetworkMode::Node;
+    pod.state = PodState::NotReady;
+    pod.netns_path = None;
+    let fake: Arc<dyn Effects> = Arc::new(Fake(Arc::clone(&log)));
+    let base = Base {
+        effects: fake,
+        runtime: Arc::new(Fake(Arc::clone(&log))),
+        store: Arc::clone(pods.store()),
+        name: pods.store().reserve(&pod.spec.metadata, &pod.id).unwrap(),
+        pod,
+    };
+    Ready::adopted(base, None).remove().await.unwrap();
+    let lines = log.lines();
+    assert!(lines.iter().any(|l| l == "cgroup remove"), "{lines:?}");
 }
