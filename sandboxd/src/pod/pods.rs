@@ -72,6 +72,7 @@ impl Pods {
             store: Arc::clone(&self.store),
             pod,
             name,
+            unfinished: false,
         };
         let (reply, answer) = oneshot::channel();
         let this = Arc::clone(self);

@@ -27,7 +27,7 @@ impl Pods {
             match found {
                 Found::Record(record) if record.boot_id != journal.boot_id() => {
                     tracing::info!(pod = %record.pod.id, "of an earlier boot: giving its lease back");
-                    self.sweep(&record.pod.id, Some(&record.pod)).await;
+                    self.sweep(&record.pod.id, Some(&record.pod), true).await;
                 }
                 Found::Record(record) if record.step == StepName::Ready => self.adopt(*record).await,
                 Found::Record(record) => {
@@ -36,8 +36,8 @@ impl Pods {
                 }
                 Found::Broken { id, why } => {
                     tracing::warn!(pod = %id, error = chain(&why), "undoing what its name tells of");
-                    self.kill_leftover(&id, None).await;
-                    self.sweep(&id, None).await;
+                    let killed = self.kill_leftover(&id, None).await;
+                    self.sweep(&id, None, killed).await;
                 }
             }
         }))
@@ -121,29 +121,39 @@ impl Pods {
                 return;
             }
         };
-        let base =
-            Base { effects: Arc::clone(&self.effects), runtime, store: Arc::clone(&self.store), pod, name };
+        let base = Base {
+            effects: Arc::clone(&self.effects),
+            runtime,
+            store: Arc::clone(&self.store),
+            pod,
+            name,
+            unfinished: false,
+        };
         self.drive(Ready::adopted(base, infra));
     }
 
     async fn undo(&self, record: Record) {
-        self.kill_leftover(&record.pod.id, Some(&record.pod)).await;
-        self.sweep(&record.pod.id, Some(&record.pod)).await;
+        let killed = self.kill_leftover(&record.pod.id, Some(&record.pod)).await;
+        self.sweep(&record.pod.id, Some(&record.pod), killed).await;
     }
 
-    /// A shim of a half-made pod still waits for its daemon.
-    async fn kill_leftover(&self, id: &PodId, pod: Option<&Pod>) {
+    /// A shim of a half-made pod still waits for its daemon. False: it was found, and could not be killed.
+    async fn kill_leftover(&self, id: &PodId, pod: Option<&Pod>) -> bool {
         let handler = pod.and_then(|p| self.handlers().get(&p.spec.handler));
-        let Some(handler) = handler.or_else(|| self.handlers().values().next()) else { return };
+        let Some(handler) = handler.or_else(|| self.handlers().values().next()) else { return true };
         if let Ok(infra) = handler.runtime.adopt(id, &self.effects.dir(id)).await
             && let Err(error) = infra.kill().await
         {
             tracing::warn!(pod = %id, error = chain(&error), "killing its infra container failed");
+            return false;
         }
+        true
     }
 
     /// Gives back the lease, the pins, the cgroup and the directory of a pod that is not to live.
-    async fn sweep(&self, id: &PodId, pod: Option<&Pod>) {
+    /// What has no trace but the journal (a process, a cgroup) keeps its entry there for the next start;
+    /// `clean`: no such thing was left before.
+    async fn sweep(&self, id: &PodId, pod: Option<&Pod>, mut clean: bool) {
         self.effects.end_orphans(id).await;
         let dir = self.effects.dir(id);
         let pin = pin_path(&dir, NsKind::Net);
@@ -160,6 +170,10 @@ impl Pods {
             && let Err(error) = self.effects.remove_cgroup(pod).await
         {
             tracing::warn!(pod = %id, error = chain(&error), "removing the cgroup failed");
+            clean = false;
+        }
+        if !clean {
+            return;
         }
         if let Err(error) = self.effects.journal_remove(id) {
             tracing::warn!(pod = %id, error = chain(&error), "removing the journal entry failed");

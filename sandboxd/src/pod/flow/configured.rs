@@ -127,8 +127,9 @@ impl Configured {
 }
 
 /// Takes back the cgroup and the files, then what came before them.
-pub(super) async fn undo_files(base: Base, files: &PodFiles, error: PodError) -> Box<Failure> {
-    undone(&base.pod, "removing the cgroup", base.effects.remove_cgroup(&base.pod).await);
+pub(super) async fn undo_files(mut base: Base, files: &PodFiles, error: PodError) -> Box<Failure> {
+    let removed = base.effects.remove_cgroup(&base.pod).await;
+    base.unfinished |= !undone(&base.pod, "removing the cgroup", removed);
     if let Some(dir) = &files.made_log_directory {
         // Only an empty one: logs of anybody else stay.
         let _ = std::fs::remove_dir(dir);

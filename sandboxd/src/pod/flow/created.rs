@@ -102,7 +102,7 @@ impl Created {
 
     pub(super) async fn undo(mut self, error: PodError) -> Box<Failure> {
         let base = &mut self.prev.base;
-        undone(&base.pod, "killing the infra container", self.infra.kill().await);
+        base.unfinished |= !undone(&base.pod, "killing the infra container", self.infra.kill().await);
         drop(self.netns);
         undo_created(self.prev, error).await
     }

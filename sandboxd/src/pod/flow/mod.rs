@@ -57,6 +57,9 @@ pub(super) struct Base {
     pub(super) store: Arc<Store>,
     pub(super) pod: Pod,
     pub(super) name: Reservation,
+    /// An undo failed whose only trace is the journal (the process, the cgroup): the entry stays, for the
+    /// next start to try again.
+    pub(super) unfinished: bool,
 }
 
 /// A pod that did not come to be. Everything that was made is undone.

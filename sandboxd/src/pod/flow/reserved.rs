@@ -36,8 +36,10 @@ impl Reserved {
     }
 }
 
-/// The last step of every undo: the journal entry, then the name.
+/// The last step of every undo: the journal entry where nothing else needs it, then the name.
 pub(super) fn undo_base(base: Base, error: PodError) -> Box<Failure> {
-    undone(&base.pod, "removing the journal entry", base.effects.journal_remove(&base.pod.id));
+    if !base.unfinished {
+        undone(&base.pod, "removing the journal entry", base.effects.journal_remove(&base.pod.id));
+    }
     base.into_failure(error)
 }

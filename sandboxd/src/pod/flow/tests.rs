@@ -25,6 +25,8 @@ struct Recorder {
     log: Mutex<Vec<String>>,
     /// The call to fail at, by its line in the log.
     fail: Mutex<Option<&'static str>>,
+    /// A second one: an undo.
+    fail_undo: Option<&'static str>,
     /// The netns of the runtime is not the pod userns' own.
     foreign_netns: bool,
     end: tokio::sync::Notify,
@@ -36,7 +38,7 @@ struct Recorder {
 impl Recorder {
     fn call(&self, line: &str) -> io::Result<()> {
         self.log.lock().unwrap().push(line.to_owned());
-        if *self.fail.lock().unwrap() == Some(line) {
+        if *self.fail.lock().unwrap() == Some(line) || self.fail_undo == Some(line) {
             return Err(io::Error::from_raw_os_error(libc::EPERM));
         }
         Ok(())
@@ -448,8 +450,22 @@ async fn an_adopted_pod_on_the_hosts_network_is_torn_down() {
         store: Arc::clone(pods.store()),
         name: pods.store().reserve(&pod.spec.metadata, &pod.id).unwrap(),
         pod,
+        unfinished: false,
     };
     Ready::adopted(base, None).remove().await.unwrap();
     let lines = log.lines();
     assert!(lines.iter().any(|l| l == "cgroup remove"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn what_could_not_be_undone_stays_in_the_journal() {
+    for undo in ["kill", "cgroup remove"] {
+        let fail = Mutex::new(Some("CNI ADD"));
+        let recorder = Recorder { fail, fail_undo: Some(undo), ..Recorder::default() };
+        let (pods, log) = pods(FlowKind::RuntimeFirst, recorder);
+        pods.run(test_pod("web").spec).await.unwrap_err();
+        let lines = log.lines();
+        assert!(lines.iter().any(|l| l == undo), "{lines:?}");
+        assert!(!lines.iter().any(|l| l == "journal remove"), "{undo}: {lines:?}");
+    }
 }
