@@ -59,7 +59,8 @@ impl Pods {
         for lease in leases {
             let gone = match self.find(lease.pod.as_str()) {
                 Ok(Some(pod)) => pod.state == PodState::Failed,
-                Ok(None) => true,
+                // One that could not be adopted or swept is not published, but may still run.
+                Ok(None) => !self.effects.dir(&lease.pod).exists(),
                 Err(_) => false,
             };
             if gone && let Err(error) = self.effects.cni_del(&lease.pod, None).await {
