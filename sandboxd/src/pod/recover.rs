@@ -74,7 +74,16 @@ impl Pods {
     /// Tells the plugins which pods there are, so that they forget all others (CNI GC, specification 1.1.0).
     /// Only before pods are made: a plugin may take the address of one it has not been told of.
     pub async fn collect_garbage(&self, network: &Network) {
-        let valid: Vec<PodId> = self.list().iter().map(|pod| pod.id.clone()).collect();
+        // Also those that could not be adopted: they may still run.
+        let valid =
+            network.leases().map(|leases| leases.into_iter().map(|lease| lease.pod).collect::<Vec<_>>());
+        let valid = match valid {
+            Ok(valid) => valid,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the CNI leases cannot be read: no CNI GC");
+                return;
+            }
+        };
         match tokio::time::timeout(GC_PATIENCE, network.gc(&valid)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error = chain(&error), "CNI GC failed"),
