@@ -230,13 +230,48 @@ fn remove_tree(dir: &Path, depth: u32) -> io::Result<()> {
     }
 }
 
-/// Kills everything in the pod's cgroup at once (`cgroup.kill`, kernel 5.14). False: no cgroup2, or an
-/// older kernel.
-pub(super) fn kill(layout: &Layout, cgroup: &PodCgroup) -> Result<bool, CgroupError> {
-    let Some(mount) = &layout.v2 else { return Ok(false) };
-    let file = cgroup.below(mount).join("cgroup.kill");
-    if !file.exists() {
-        return Ok(false);
+/// Kills everything in the pod's cgroup: at once with `cgroup.kill` (cgroup2, kernel 5.14), else process by
+/// process, again while there are any: what is being forked is seen the next time. Idempotent.
+pub(super) fn kill(layout: &Layout, cgroup: &PodCgroup) -> Result<(), CgroupError> {
+    if let Some(file) = layout.v2.as_ref().map(|mount| cgroup.below(mount).join("cgroup.kill"))
+        && file.exists()
+    {
+        return put(&file, "1");
     }
-    put(&file, "1").map(|()| true)
+    let Some(dir) = layout.mounts().map(|mount| cgroup.below(mount)).next() else { return Ok(()) };
+    let begun = Instant::now();
+    loop {
+        let mut pids = Vec::new();
+        processes(&dir, 0, &mut pids).map_err(io_error("reading the processes of cgroup", &dir))?;
+        if pids.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() >= REMOVE_WITHIN {
+            return Err(CgroupError::Busy { path: dir, millis: begun.elapsed().as_millis() });
+        }
+        for pid in pids {
+            // ESRCH: it has ended. Anything else shows as processes that stay.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+        }
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// The processes of a cgroup and of those inside it. A cgroup that is gone has none; pid 0 stands for one of
+/// another pid namespace, which cannot be signalled.
+fn processes(dir: &Path, depth: u32, pids: &mut Vec<i32>) -> io::Result<()> {
+    let listed = match fs::read_to_string(dir.join("cgroup.procs")) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => return Ok(()),
+        listed => listed?,
+    };
+    pids.extend(listed.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    if depth < MAX_DEPTH {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                processes(&entry.path(), depth + 1, pids)?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -162,11 +162,11 @@ impl Cgroups {
         files::remove(layout, cgroup)
     }
 
-    /// Kills all processes of the cgroup at once. False: the machine has no `cgroup.kill`, nothing was done.
+    /// Kills all processes of the cgroup and of those inside it. Idempotent.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub fn kill(&self, cgroup: &PodCgroup) -> Result<bool, CgroupError> {
+    /// When the kernel refuses, or processes stay for three seconds.
+    pub fn kill(&self, cgroup: &PodCgroup) -> Result<(), CgroupError> {
         files::kill(&self.inner.layout, cgroup)
     }
 }

@@ -165,6 +165,12 @@ impl Pods {
     /// `clean`: no such thing was left before.
     async fn sweep(&self, id: &PodId, pod: Option<&Pod>, mut clean: bool) {
         self.effects.end_orphans(id).await;
+        // Processes first, as in a stop: their address may be given to another pod after DEL.
+        if let Some(pod) = pod.filter(|p| !p.cgroup.is_empty())
+            && let Err(error) = self.effects.end_processes(pod).await
+        {
+            tracing::warn!(pod = %id, error = chain(&error), "killing what is left in its cgroup failed");
+        }
         let dir = self.effects.dir(id);
         let pin = pin_path(&dir, NsKind::Net);
         let netns = self.effects.is_pinned(&pin).then_some(pin.as_path());

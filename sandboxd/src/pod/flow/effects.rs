@@ -46,6 +46,8 @@ pub(crate) trait Effects: Send + Sync + std::fmt::Debug {
     fn plan_cgroup(&self, pod: &Pod) -> Result<String, CgroupError>;
     async fn create_cgroup(&self, pod: &Pod) -> Result<Arc<dyn Cgroup>, CgroupError>;
     async fn remove_cgroup(&self, pod: &Pod) -> Result<(), CgroupError>;
+    /// Kills what runs in the pod's cgroup: for pods whose shim cannot be asked to.
+    async fn end_processes(&self, pod: &Pod) -> Result<(), CgroupError>;
 
     /// A network namespace of the daemon's own user namespace (network-first handlers).
     async fn make_netns(&self) -> Result<OwnedFd, PodError>;

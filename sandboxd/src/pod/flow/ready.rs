@@ -15,16 +15,19 @@ pub(in crate::pod) struct Ready {
     base: Base,
     /// `None`: ended, and its end is known; or lost with a restart.
     infra: Option<Arc<dyn Infra>>,
+    /// Not to be spoken with after a restart: its processes may live, and end with their cgroup.
+    lost: bool,
     /// Network, pins and cgroup are given back.
     torn_down: bool,
 }
 
 impl Ready {
     pub(super) fn new(base: Base, infra: Arc<dyn Infra>) -> Self {
-        Self { base, infra: Some(infra), torn_down: false }
+        Self { base, infra: Some(infra), lost: false, torn_down: false }
     }
 
-    /// A pod found again after a restart of the daemon. Without its infra container it is NOTREADY.
+    /// A pod found again after a restart of the daemon. Without its infra container it is NOTREADY. What
+    /// was given back before is not journaled: the next stop gives back all of it, which is idempotent.
     pub(in crate::pod) fn adopted(mut base: Base, infra: Option<Arc<dyn Infra>>) -> Self {
         if infra.is_none() && base.pod.state == PodState::Ready {
             base.pod.state = PodState::NotReady;
@@ -38,7 +41,7 @@ impl Ready {
         base.publish();
         // What was given back before the restart is not known for certain (a pod on the host's network never
         // had a netns, a cgroup may have stayed busy). Each step of the teardown is idempotent: all are made.
-        Self { base, infra, torn_down: false }
+        Self { base, lost: infra.is_none(), infra, torn_down: false }
     }
 
     pub(in crate::pod) fn pod(&self) -> &Pod {
@@ -119,6 +122,8 @@ impl Ready {
                 .map_err(|source| PodError::Runtime { action: "killing the infra container", source })?;
             self.infra = None;
             self.base.pod.shim_pid = None;
+        } else if self.lost {
+            self.base.effects.end_processes(&self.base.pod).await.map_err(PodError::Cgroup)?;
         }
         let effects = &self.base.effects;
         let pod = &mut self.base.pod;

@@ -89,6 +89,11 @@ impl Effects for Rooms {
                     .map_err(io_error(format!("making log_directory {}", path.display())))?;
                 Some(path.clone())
             }
+            Some(path) if !path.is_dir() => {
+                return Err(io_error(format!("using log_directory {}", path.display()))(
+                    io::ErrorKind::NotADirectory.into(),
+                ));
+            }
             _ => None,
         };
         Ok(PodFiles { resolv_conf, hostname, made_log_directory })
@@ -130,6 +135,12 @@ impl Effects for Rooms {
         let path = self.cgroups.plan(&pod.spec.cgroup_parent, &pod.id)?;
         let cgroups = self.cgroups.clone();
         blocking(move || cgroups.remove(&path)).await
+    }
+
+    async fn end_processes(&self, pod: &Pod) -> Result<(), CgroupError> {
+        let path = self.cgroups.plan(&pod.spec.cgroup_parent, &pod.id)?;
+        let cgroups = self.cgroups.clone();
+        blocking(move || cgroups.kill(&path)).await
     }
 
     async fn make_netns(&self) -> Result<OwnedFd, PodError> {

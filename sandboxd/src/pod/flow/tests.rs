@@ -96,6 +96,9 @@ impl Effects for Fake {
     async fn remove_cgroup(&self, _: &Pod) -> Result<(), CgroupError> {
         self.0.call("cgroup remove").map_err(cgroup_error)
     }
+    async fn end_processes(&self, _: &Pod) -> Result<(), CgroupError> {
+        self.0.call("cgroup kill").map_err(cgroup_error)
+    }
     async fn make_netns(&self) -> Result<OwnedFd, PodError> {
         let made = self.0.call("make netns");
         made.map_err(|source| PodError::Io { action: "make".into(), source })?;
@@ -468,4 +471,23 @@ async fn what_could_not_be_undone_stays_in_the_journal() {
         assert!(lines.iter().any(|l| l == undo), "{lines:?}");
         assert!(!lines.iter().any(|l| l == "journal remove"), "{undo}: {lines:?}");
     }
+}
+
+/// Neither the state NOTREADY nor a missing netns says that a pod of the node's network was given back.
+#[tokio::test]
+async fn a_pod_whose_infra_container_is_lost_is_given_back_processes_first() {
+    let log = Arc::new(Recorder::default());
+    let fake = Fake(Arc::clone(&log));
+    let mut pod = test_pod("web");
+    pod.spec.namespaces.network = NetworkMode::Node;
+    pod.state = PodState::Ready;
+    let store = Arc::<Store>::default();
+    let name = store.reserve(&pod.spec.metadata, &pod.id).unwrap();
+    let base = Base { effects: Arc::new(fake.clone()), runtime: Arc::new(fake), store, pod, name, unfinished: false };
+    let mut ready = Ready::adopted(base, None);
+    assert_eq!(ready.pod().state, PodState::NotReady);
+    ready.stop().await.unwrap();
+    assert_eq!(log.lines(), ["cgroup kill", "CNI DEL", "cgroup remove", "journal Ready"]);
+    ready.stop().await.unwrap();
+    assert_eq!(log.lines(), [""; 0]);
 }
