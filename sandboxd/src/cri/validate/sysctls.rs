@@ -40,6 +40,10 @@ pub(super) fn sysctls(
             Some(canonical) => canonical,
             None => return refused(Why::SysctlName),
         };
+        // A write of no bytes reaches no sysctl: it would succeed and change nothing.
+        if value.is_empty() {
+            return refused(Why::Missing);
+        }
         text(&field, &value.replace('\t', " "), VALUE_MAX)?;
         if let Some(why) = refusal(&canonical, namespaces) {
             return refused(why);

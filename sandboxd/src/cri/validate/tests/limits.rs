@@ -46,6 +46,12 @@ fn sysctls() {
             "control",
         ),
         (
+            |c| drop(linux(c).sysctls.insert("net.a".into(), String::new())),
+            "config.linux.sysctls[\"net.a\"]",
+            "\"\"",
+            "required",
+        ),
+        (
             |c| {
                 linux(c).sysctls.insert("net.a".into(), "1".into());
                 linux(c).sysctls.insert("net/a".into(), "2".into());
