@@ -130,6 +130,9 @@ impl Checker {
     fn others(&mut self, c: &Config) {
         if let Err(e) = c.log.level.parse::<tracing_subscriber::filter::Targets>() {
             self.add("log.level", &c.log.level, Wrong::LogFilter { reason: e.to_string() });
+        } else if let Some(word) = mistyped_level(&c.log.level) {
+            let reason = format!("{word:?} is no level, and as a module it would silence all others");
+            self.add("log.level", &c.log.level, Wrong::LogFilter { reason });
         }
         if !c.metrics_address.is_empty() && c.metrics().is_none() {
             self.add("metrics_address", &c.metrics_address, Wrong::MetricsAddress);
@@ -173,6 +176,15 @@ impl Checker {
             self.add(key(".flow"), handler.flow.name(), Wrong::NetworkFirstChanged);
         }
     }
+}
+
+/// A word alone that is neither a level nor a module of the daemon: a filter takes "warning" or "inof" for a
+/// module's name, and logs nothing.
+fn mistyped_level(filter: &str) -> Option<&str> {
+    let level = |word: &str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    filter
+        .split(',')
+        .find(|word| !word.is_empty() && !word.contains('=') && !level(word) && !word.starts_with("sandboxd"))
 }
 
 /// RFC 1123: what Kubernetes lets a RuntimeClass's `handler` be.

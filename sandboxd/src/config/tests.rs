@@ -79,9 +79,13 @@ fn values_that_cannot_work_are_named() {
         "handlers.network-first.flow",
         Wrong::NetworkFirstChanged,
     );
-    assert!(
-        matches!(&problems("[log]\nlevel = 'a=b=c'")[..], [(k, Wrong::LogFilter { .. })] if k == "log.level")
-    );
+    for level in ["a=b=c", "warning", "info,tonic"] {
+        let found = problems(&format!("[log]\nlevel = '{level}'"));
+        assert!(matches!(&found[..], [(k, Wrong::LogFilter { .. })] if k == "log.level"), "{level}");
+    }
+    for level in ["warn", "off", "INFO", "info,sandboxd::network=debug,h2=warn", "sandboxd"] {
+        assert!(problems(&format!("[log]\nlevel = '{level}'")).is_empty(), "{level}");
+    }
     assert!(
         matches!(&problems("default_handler = 'gvisor'")[..], [(k, Wrong::NoHandler { .. })] if k == "default_handler")
     );
