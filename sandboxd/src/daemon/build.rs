@@ -12,6 +12,7 @@ use crate::config::{CgroupDriver, Config, Handler, RuntimeKind};
 use crate::console::Sources;
 use crate::cri::validate::Host;
 use crate::cri::{Cri, HandlerReport};
+use crate::doctor;
 use crate::journal::Journal;
 use crate::network::{Network, NetworkSettings};
 use crate::observer::{Attribution, Observer, ObserverSettings};
@@ -42,6 +43,9 @@ impl Daemon {
     /// # Errors
     /// The first thing that could not be built; what was built is undone.
     pub async fn build(config: Config) -> Result<Self, DaemonError> {
+        if !doctor::may_make_pods() {
+            return Err(DaemonError::NotPrivileged);
+        }
         dirs::make(&config.root)?;
         dirs::make(&config.state)?;
         let locks = [Lock::take(&config.state)?, Lock::take(&config.root)?];

@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
+    #[error(
+        "CAP_SYS_ADMIN is missing, without which no pod can be made: run sandboxd as root (`sandboxd doctor` lists what else it needs)"
+    )]
+    NotPrivileged,
     #[error("{action} {path}")]
     Io {
         action: &'static str,

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::config::{self, Config};
 use crate::observer::Observer;
 
+pub use privileges::may_make_pods;
 pub use report::{to_json, to_text};
 
 /// How bad it is.

@@ -13,9 +13,17 @@ const NEEDED: [(u32, &str, &str); 10] = [
     (12, "CAP_NET_ADMIN", "the pods' network"),
     (18, "CAP_SYS_CHROOT", "entering the pods' mount namespaces"),
     (19, "CAP_SYS_PTRACE", "looking at the namespaces of the pods' processes"),
-    (21, "CAP_SYS_ADMIN", "namespaces and mounts"),
+    (CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "namespaces and mounts"),
 ];
+const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_RESOURCE: u32 = 24;
+
+/// Whether the daemon has CAP_SYS_ADMIN: what it would serve without is a CRI that makes no pod. Where proc
+/// cannot be read, the daemon finds out by trying.
+#[must_use]
+pub fn may_make_pods() -> bool {
+    effective().is_none_or(|effective| has(effective, CAP_SYS_ADMIN))
+}
 
 pub(super) fn checks() -> Vec<Check> {
     let Some(effective) = effective() else {
