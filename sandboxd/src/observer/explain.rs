@@ -180,7 +180,7 @@ impl View<'_> {
     }
 
     fn netns_fix(&self, netns: NsInode) -> String {
-        match self.pods.pod_of_namespace(netns).map(|pod| pod.flow) {
+        match self.pod_of(netns).map(|pod| pod.flow) {
             Some(FlowKind::NetworkFirst) => {
                 "Use a handler with flow = \"runtime-first\" (sandboxd's default): it \
                 makes the user namespace first, so that it owns the network namespace. The network-first \
@@ -259,8 +259,14 @@ impl View<'_> {
 
     fn made_by(&self, reason: &Reason) -> String {
         let Reason::NetnsOwnedByOtherUserns { netns, .. } = reason else { return String::new() };
-        let Some(pod) = self.pods.pod_of_namespace(*netns) else {
-            return format!("Network namespace {netns} was made by something else than sandboxd.");
+        let Some(pod) = self.pod_of(*netns) else {
+            return match &self.check.pod {
+                // The records of a pod that failed or was removed went with it.
+                Some(pod) => {
+                    format!("Who made network namespace {netns} of pod {} is no longer known.", pod.name)
+                }
+                None => format!("Network namespace {netns} was made by something else than sandboxd."),
+            };
         };
         match &pod.netns_made {
             Some(made) => {
@@ -268,6 +274,12 @@ impl View<'_> {
             }
             None => format!("Network namespace {netns} belongs to pod {}.", pod.name),
         }
+    }
+
+    /// The pod that had the namespace when the check was made: the kernel gives an inode to a later
+    /// namespace again.
+    fn pod_of(&self, inode: NsInode) -> Option<std::sync::Arc<PodKeys>> {
+        self.pods.pod_of_namespace(inode).filter(|pod| pod.created_at_ns <= self.check.time_ns)
     }
 
     /// "The infra container of pod default/web", or the command.
@@ -283,10 +295,8 @@ impl View<'_> {
         if inode == INIT {
             return format!("the host's initial user namespace ({inode})");
         }
-        let pod = self
-            .pods
-            .pod_of_namespace(inode)
-            .filter(|pod: &std::sync::Arc<PodKeys>| pod.own(NsKind::User) == Some(inode));
+        let pod =
+            self.pod_of(inode).filter(|pod: &std::sync::Arc<PodKeys>| pod.own(NsKind::User) == Some(inode));
         match pod {
             Some(pod) => format!("the user namespace of pod {} ({inode})", pod.name),
             None => format!("user namespace {inode}"),
@@ -401,6 +411,26 @@ mod tests {
         );
         assert_eq!(told.made_by, "Network namespace 200 was made by sandboxd at 1970-01-01T00:00:00.000Z.");
         assert!(told.fix.contains("runtime-first"), "{}", told.fix);
+    }
+
+    #[test]
+    fn a_namespace_is_not_told_to_be_a_later_pods() {
+        let pods = Attribution::default();
+        let made = Some(NetnsMade { at_ns: 0, by: "sandboxd".to_string() });
+        pods.upsert(PodKeys {
+            netns_made: made.clone(),
+            ..keys("web", &[(NsKind::Net, 200, false)], &[(42, "infra")])
+        });
+        let check = denied(&record(), &pods);
+        // The pod is gone, and the kernel gave the inode to another's.
+        pods.remove(&check.pod.as_ref().unwrap().id);
+        let gone = "Who made network namespace 200 of pod default/web is no longer known.";
+        assert_eq!(explain(&check, &pods).made_by, gone);
+        let created_at_ns = check.time_ns + 1;
+        let later =
+            PodKeys { netns_made: made, created_at_ns, ..keys("late", &[(NsKind::Net, 200, false)], &[]) };
+        pods.upsert(later);
+        assert_eq!(explain(&check, &pods).made_by, gone);
     }
 
     #[test]
