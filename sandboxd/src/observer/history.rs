@@ -40,43 +40,64 @@ impl CheckFilter {
     }
 }
 
-/// The newest checks in the order of their numbers.
+/// The newest checks in the order of their numbers. Allowed ones are many and go first, so that they do not
+/// push out the denials somebody will ask about; those take up to half of the room then.
 #[derive(Debug)]
 pub(super) struct History {
-    checks: VecDeque<Arc<Check>>,
+    allowed: VecDeque<Arc<Check>>,
+    /// Denied and refused.
+    denied: VecDeque<Arc<Check>>,
     most: usize,
     next_seq: u64,
 }
 
 impl History {
     pub fn new(most: usize) -> Self {
-        Self { checks: VecDeque::new(), most: most.max(1), next_seq: 1 }
+        Self { allowed: VecDeque::new(), denied: VecDeque::new(), most: most.max(1), next_seq: 1 }
     }
 
     /// Keeps what `make` makes of the next number.
     pub fn push(&mut self, make: impl FnOnce(u64) -> Option<Check>) -> Option<Arc<Check>> {
         let check = Arc::new(make(self.next_seq)?);
         self.next_seq += 1;
-        if self.checks.len() == self.most {
-            self.checks.pop_front();
+        if self.len() == self.most {
+            self.forget_one();
         }
-        self.checks.push_back(check.clone());
+        let room = if check.verdict == Verdict::Allowed { &mut self.allowed } else { &mut self.denied };
+        room.push_back(check.clone());
         Some(check)
+    }
+
+    fn forget_one(&mut self) {
+        let denials_first = self.allowed.is_empty() || self.denied.len() > self.most / 2;
+        let room = if denials_first { &mut self.denied } else { &mut self.allowed };
+        room.pop_front();
+    }
+
+    fn len(&self) -> usize {
+        self.allowed.len() + self.denied.len()
     }
 
     /// Recorded, and gone.
     pub fn forgotten(&self) -> u64 {
-        self.next_seq - 1 - self.checks.len() as u64
+        self.next_seq - 1 - self.len() as u64
     }
 
     pub fn get(&self, seq: u64) -> Option<Arc<Check>> {
-        let first = self.checks.front()?.seq;
-        self.checks.get(usize::try_from(seq.checked_sub(first)?).ok()?).cloned()
+        [&self.denied, &self.allowed].into_iter().find_map(|room| {
+            let at = room.binary_search_by_key(&seq, |check| check.seq).ok()?;
+            room.get(at).cloned()
+        })
     }
 
     /// From the newest to the oldest.
     pub fn newest_first(&self) -> impl Iterator<Item = &Arc<Check>> {
-        self.checks.iter().rev()
+        let mut allowed = self.allowed.iter().rev().peekable();
+        let mut denied = self.denied.iter().rev().peekable();
+        std::iter::from_fn(move || {
+            let seq = |check: Option<&&Arc<Check>>| check.map(|check| check.seq);
+            if seq(denied.peek()) > seq(allowed.peek()) { denied.next() } else { allowed.next() }
+        })
     }
 }
 
@@ -121,10 +142,27 @@ mod tests {
     fn the_oldest_go_and_are_counted() {
         let history = full();
         assert_eq!(history.forgotten(), 2);
-        assert_eq!(history.get(2), None);
-        assert_eq!(history.get(3).unwrap().pid, 3);
-        assert_eq!(history.get(5).unwrap().pid, 5);
-        assert_eq!(history.get(6), None);
+        let kept = [1, 2, 3, 4, 5, 6].map(|seq| history.get(seq).map(|check| check.pid));
+        assert_eq!(kept, [None, None, Some(3), Some(4), Some(5), None]);
+    }
+
+    #[test]
+    fn allowed_checks_do_not_push_denials_out_nor_denials_all_others() {
+        let mut history = History::new(4);
+        let mut push = |verdict| {
+            history.push(|seq| Some(Check { seq, verdict, ..check(&record()) })).unwrap();
+            history.newest_first().map(|check| check.seq).collect::<Vec<_>>()
+        };
+        push(Verdict::Denied);
+        for _ in 0..8 {
+            push(Verdict::Allowed);
+        }
+        assert_eq!(push(Verdict::Allowed), [10, 9, 8, 1]);
+        for _ in 0..8 {
+            push(Verdict::Refused);
+        }
+        assert_eq!(push(Verdict::Denied), [19, 18, 17, 10]);
+        assert_eq!(push(Verdict::Allowed), [20, 19, 18, 10]);
     }
 
     #[test]
