@@ -11,8 +11,8 @@ use crate::model::sort::Sort;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "sandboxd-tui", version)]
 pub struct Args {
-    /// The daemon's console socket.
-    #[arg(long, value_name = "PATH", default_value = "/run/sandboxd/console.sock")]
+    /// The daemon's console socket, also as unix://PATH.
+    #[arg(long, value_name = "PATH", default_value = "/run/sandboxd/console.sock", value_parser = socket)]
     pub endpoint: PathBuf,
 
     /// Print one frame as text and leave. Width: the terminal's, else COLUMNS, else 120.
@@ -46,6 +46,12 @@ pub struct Args {
     /// Leave the mouse to the terminal.
     #[arg(long)]
     pub no_mouse: bool,
+}
+
+/// Tools of this field name sockets both ways.
+#[expect(clippy::unnecessary_wraps, reason = "clap's form of a value parser")]
+fn socket(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    Ok(PathBuf::from(text.strip_prefix("unix://").unwrap_or(text)))
 }
 
 impl Args {

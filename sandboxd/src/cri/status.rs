@@ -142,9 +142,17 @@ fn io_code(error: &io::Error) -> Code {
             Code::ResourceExhausted
         }
         io::ErrorKind::TimedOut => Code::DeadlineExceeded,
+        // A file, a sysctl or a value that this node does not have or take: asking again does not change it.
+        io::ErrorKind::NotFound
+        | io::ErrorKind::InvalidInput
+        | io::ErrorKind::AlreadyExists
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::ReadOnlyFilesystem => Code::FailedPrecondition,
         _ => match error.raw_os_error() {
             // ENOSPC is also clone3's answer when user.max_*_namespaces is reached (StorageFull above).
             Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Code::ResourceExhausted,
+            Some(libc::ERANGE) => Code::FailedPrecondition,
             _ => Code::Internal,
         },
     }
@@ -179,6 +187,7 @@ mod tests {
             (PodError::ShuttingDown, Code::Unavailable),
             (create(in_pod(libc::EPERM)), Code::FailedPrecondition),
             (create(in_pod(libc::ENOSPC)), Code::ResourceExhausted),
+            (create(in_pod(libc::EINVAL)), Code::FailedPrecondition),
             (
                 create(RuntimeError::Io { action: "fork".into(), source: os(libc::EMFILE) }),
                 Code::ResourceExhausted,

@@ -35,6 +35,18 @@ enum LinkError {
     Broken(String),
 }
 
+/// UNIMPLEMENTED comes from a socket that serves something else: the CRI's, most likely.
+fn refused(path: &str, status: &tonic::Status) -> LinkError {
+    let words = match status.code() {
+        tonic::Code::Unimplemented => {
+            format!("{path} is no console socket; the default is /run/sandboxd/console.sock")
+        }
+        _ if status.message().is_empty() => status.code().to_string(),
+        _ => status.message().to_owned(),
+    };
+    LinkError::Refused(words)
+}
+
 /// Starts the feed. It ends when the console drops its side.
 pub fn start(endpoint: PathBuf, recorder: Option<Recorder>) -> Feed {
     let (events_in, events) = mpsc::channel(CHANNEL);
@@ -77,7 +89,7 @@ impl Task {
         let opened = tokio::time::timeout(ANSWER, async {
             let mut client = connect(&self.endpoint).await?;
             let stream = client.watch(WatchRequest::default()).await;
-            let stream = stream.map_err(|status| LinkError::Refused(status.message().to_owned()))?;
+            let stream = stream.map_err(|status| refused(&path, &status))?;
             Ok::<_, LinkError>((client, stream.into_inner()))
         });
         let (client, mut stream) = match opened.await {
