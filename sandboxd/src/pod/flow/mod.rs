@@ -12,7 +12,7 @@
 //!                │  must be the pod's own
 //!                │  lo up, CNI ADD; meanwhile the cgroup is filled
 //!            Networked
-//!                │  exec of the pause
+//!                │  the cgroup namespace (its root is the cgroup of that moment), exec of the pause
 //!             Started ──▶ Ready   published
 //! ```
 //!
