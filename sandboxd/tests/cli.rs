@@ -88,8 +88,14 @@ fn doctor_prints_both_forms() {
 
 fn serve(dir: &Path) -> Child {
     let path = |name: &str| dir.join(name).into_os_string();
+    // SANDBOXD_SHIM, or beside the daemon: `cargo build -p sandboxd-shim`.
+    let shim = std::env::var("SANDBOXD_SHIM").unwrap_or_default();
+    let config = dir.join("config.toml");
+    std::fs::write(&config, format!("[pod]\nshim_path = {shim:?}\n")).expect("written");
     Command::new(env!("CARGO_BIN_EXE_sandboxd"))
         .arg("serve")
+        .arg("--config")
+        .arg(config)
         .args([&"--root".into(), &path("root"), &"--state".into(), &path("state")])
         .args([&"--cri-socket".into(), &path("cri.sock")])
         .args([&"--console-socket".into(), &path("console.sock")])
@@ -103,7 +109,7 @@ fn serve(dir: &Path) -> Child {
 #[test]
 fn one_daemon_serves_tells_its_manager_and_drains() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root");
+        eprintln!("SKIPPED: needs root");
         return;
     }
     let dir = tempfile::tempdir().expect("a directory");
