@@ -35,6 +35,7 @@ mod loader;
 pub mod names;
 #[cfg(feature = "observer")]
 mod opened;
+pub mod ownership;
 #[cfg(feature = "observer")]
 mod reader;
 pub mod reason;

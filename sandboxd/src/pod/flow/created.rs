@@ -7,6 +7,7 @@ use super::configured::Configured;
 use super::early::undo_early;
 use super::networked::Networked;
 use super::{Base, Failure, PINNED, Timer, chain, now_ns, undone};
+use crate::observer::ownership;
 use crate::pod::error::PodError;
 use crate::pod::model::{FlowKind, NsInode, NsKind, Pod, StepName, Sysfs};
 use crate::pod::spec::NetworkMode;
@@ -122,14 +123,20 @@ async fn undo_created(prev: Configured, error: PodError) -> Box<Failure> {
 
 /// Puts the denied check behind a refused mount into the error.
 async fn explained(base: &mut Base, source: RuntimeError, since_ns: i64) -> PodError {
-    if let RuntimeError::InPod { pid, source: io, .. } = &source
+    if let RuntimeError::InPod { pid, source: io, step } = &source
         && io.raw_os_error() == Some(libc::EPERM)
-        && let Some(explanation) = base.effects.explain(&base.pod, *pid, since_ns).await
     {
-        base.pod.sysfs = Sysfs::Denied(chain(&source));
-        let words = explanation.brief();
-        base.pod.explanation = Some(explanation);
-        return PodError::Create { explanation: Some(words), source };
+        let seen = base.effects.explain(&base.pod, *pid, since_ns).await;
+        let told =
+            seen.or_else(|| step.contains("sysfs").then(|| ownership::sysfs_denied(&base.pod)).flatten());
+        if let Some(explanation) = told {
+            if step.contains("sysfs") {
+                base.pod.sysfs = Sysfs::Denied(chain(&source));
+            }
+            let words = explanation.brief();
+            base.pod.explanation = Some(explanation);
+            return PodError::Create { explanation: Some(words), source };
+        }
     }
     PodError::Create { explanation: None, source }
 }
