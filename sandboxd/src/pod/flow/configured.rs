@@ -1,4 +1,5 @@
-//! Configured: the files, the cgroup and the intent of the network are there; nothing runs yet.
+//! Configured: the files are there, the cgroup is planned, the intent of the network is on its way to the
+//! disk; nothing runs yet.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub(crate) struct PodFiles {
 pub(in crate::pod) struct Configured {
     pub(super) base: Base,
     pub(super) files: PodFiles,
+    /// Made beside the namespaces.
     pub(super) cgroup: Option<Arc<dyn Cgroup>>,
     /// The intent on its way to the disk. `None`: the pod has no network of its own.
     lease: Option<JoinHandle<Result<Lease, NetworkError>>>,
@@ -64,7 +66,6 @@ impl Configured {
             self.lease = Some(tokio::spawn(async move { effects.lease(&pod).await }));
         }
         self.files = effects.write_files(pod)?;
-        self.cgroup = Some(effects.create_cgroup(pod).await.map_err(PodError::Cgroup)?);
         Ok(())
     }
 

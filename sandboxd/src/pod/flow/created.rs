@@ -1,4 +1,4 @@
-//! Created: all namespaces exist and are pinned, the infra container waits before its exec.
+//! Created: the cgroup and all namespaces exist, these are pinned, the infra container waits before its exec.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -41,7 +41,12 @@ impl Created {
         let (effects, pod) = (Arc::clone(&prev.base.effects), prev.base.pod.clone());
         // The pod's first checks come from a child of its shim, before the daemon knows a namespace of it.
         let born = move |shim| effects.observe(&Pod { shim_pid: Some(shim), ..pod.clone() });
-        let infra = match prev.base.runtime.create(&plan, &born).await {
+        // The cgroup's directories take as long as the namespaces, and neither needs the other.
+        let (cgroup, infra) = tokio::join!(
+            prev.base.effects.create_cgroup(&prev.base.pod),
+            prev.base.runtime.create(&plan, &born)
+        );
+        let infra = match infra {
             Ok(infra) => infra,
             Err(source) => {
                 let error = explained(&mut prev.base, source, since_ns).await;
@@ -50,7 +55,11 @@ impl Created {
             }
         };
         let mut this = Self { prev, infra, netns: early };
-        match this.take_namespaces() {
+        let made = cgroup.map_err(PodError::Cgroup).and_then(|cgroup| {
+            this.prev.cgroup = Some(cgroup);
+            this.take_namespaces()
+        });
+        match made {
             Ok(()) => {
                 this.prev.base.effects.observe(&this.prev.base.pod);
                 this.prev.base.done(timer);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             Reserved      name and id taken, journal begun
-//!                │  files, cgroup, CNI lease (its fsync overlaps the next step)
+//!                │  files, CNI lease (its fsync overlaps the next step)
 //!            Configured ─────────────────────┐ network-first handlers only:
 //!                │  the runtime makes ALL    │ netns and CNI before the userns,
 //!                │  namespaces, user first   ▼ the order of containerd issue 6908
