@@ -1,11 +1,13 @@
 //! Networked: lo is up, CNI has given the pod its addresses, the infra container is in its cgroup.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use super::configured::Configured;
 use super::created::Created;
 use super::ready::Ready;
 use super::{Base, Failure, Timer, undone};
+use crate::network::Attached;
 use crate::pod::error::PodError;
 use crate::pod::model::{FlowKind, NsKind, PodState, StepName};
 use crate::runtime::Infra;
@@ -41,22 +43,13 @@ impl Networked {
         let cgroup = configured.cgroup.clone();
         let pid = created.infra.infra_pid();
         let filling = tokio::task::spawn_blocking(move || cgroup.map_or(Ok(()), |cgroup| cgroup.fill(pid)));
-        let attached = match (&created.netns, configured.base.pod.flow) {
-            (Some(netns), FlowKind::RuntimeFirst) => {
-                let lease = configured.leased().await?;
-                let base = &mut configured.base;
-                base.effects.journal(&base.pod, StepName::Networked).map_err(PodError::Journal)?;
-                let attached = async {
-                    base.effects.loopback_up(netns.as_fd()).await?;
-                    match (&lease, &base.pod.netns_path) {
-                        (Some(lease), Some(path)) => base.effects.cni_add(lease, path).await.map(Some),
-                        _ => Ok(None),
-                    }
-                };
-                attached.await.map_err(PodError::Network)
+        let attached = match &created.netns {
+            Some(netns) if configured.base.pod.flow == FlowKind::RuntimeFirst => {
+                attach(configured, netns).await
             }
             _ => Ok(None),
         };
+        // Waited for also when the network failed: the undo must not race a cgroup that is being filled.
         let filled = filling.await;
         let attached = attached?;
         match filled {
@@ -119,6 +112,20 @@ impl Networked {
             undone(&base.pod, "CNI DEL", base.effects.cni_del(&base.pod.id, path.as_deref()).await);
         }
         self.prev.undo(error).await
+    }
+}
+
+/// lo and CNI ADD, on the network namespace that the runtime made.
+async fn attach(configured: &mut Configured, netns: &OwnedFd) -> Result<Option<Attached>, PodError> {
+    let lease = configured.leased().await?;
+    let base = &configured.base;
+    base.effects.journal(&base.pod, StepName::Networked).map_err(PodError::Journal)?;
+    base.effects.loopback_up(netns.as_fd()).await.map_err(PodError::Network)?;
+    match (&lease, &base.pod.netns_path) {
+        (Some(lease), Some(path)) => {
+            base.effects.cni_add(lease, path).await.map(Some).map_err(PodError::Network)
+        }
+        _ => Ok(None),
     }
 }
 
