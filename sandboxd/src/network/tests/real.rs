@@ -89,6 +89,52 @@ impl Drop for Real {
     }
 }
 
+/// portmap keeps its three base chains for the next mapping of the node. Where they were not there before,
+/// they go with the test that brought them.
+struct BaseChains {
+    /// The tools in whose nat table there were none.
+    fresh: Vec<&'static str>,
+}
+
+impl BaseChains {
+    fn look() -> Self {
+        let none = |tool: &&str| !rules(tool).iter().any(|rule| rule.contains("CNI-HOSTPORT-"));
+        Self { fresh: ["iptables", "ip6tables"].into_iter().filter(none).collect() }
+    }
+}
+
+fn rules(tool: &str) -> Vec<String> {
+    let listed = Command::new(tool).args(["-t", "nat", "-S"]).output();
+    listed
+        .map(|out| String::from_utf8_lossy(&out.stdout).lines().map(str::to_owned).collect())
+        .unwrap_or_default()
+}
+
+impl Drop for BaseChains {
+    fn drop(&mut self) {
+        const CHAINS: [&str; 3] = ["CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"];
+        for tool in &self.fresh {
+            let nat = |args: &[&str]| drop(Command::new(tool).args(["-t", "nat"]).args(args).output());
+            let jumps =
+                rules(tool).into_iter().filter(|r| r.starts_with("-A ") && r.contains("-j CNI-HOSTPORT-"));
+            for jump in jumps {
+                // Only the comment has spaces, and it stands between quotes.
+                let mut words = Vec::new();
+                for (n, part) in jump.replacen("-A ", "-D ", 1).split('"').enumerate() {
+                    if n % 2 == 1 {
+                        words.push(part.to_owned());
+                    } else {
+                        words.extend(part.split_whitespace().map(str::to_owned));
+                    }
+                }
+                nat(&words.iter().map(String::as_str).collect::<Vec<_>>());
+            }
+            CHAINS.iter().for_each(|chain| nat(&["-F", chain]));
+            CHAINS.iter().for_each(|chain| nat(&["-X", chain]));
+        }
+    }
+}
+
 fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -112,6 +158,7 @@ const DUAL: &str = r#"{"cniVersion":"1.0.0","name":"sntdual","plugins":[
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dual_stack_with_a_host_port_and_everything_released() {
+    let _chains = BaseChains::look();
     let Some(mut real) = Real::new("dual_stack", "sntbr1") else { return };
     let netns = real.netns("ns1");
     let network = real.network("10-dual.conflist", DUAL);
