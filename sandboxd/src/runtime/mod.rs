@@ -10,11 +10,13 @@ pub mod native;
 pub mod seccomp;
 pub mod spec;
 mod sysctl;
+pub mod task;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::container::model::ContainerId;
 use crate::pod::model::{NsKind, PodId, Sysfs};
 use crate::pod::spec::PodSpec;
 
@@ -50,7 +52,7 @@ pub struct HandlerFeatures {
 }
 
 /// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Exit {
     Code(i32),
     Signal(i32),
@@ -107,6 +109,10 @@ pub trait Infra: Send + Sync + std::fmt::Debug {
     async fn kill(&self) -> Result<(), RuntimeError>;
     /// Waits until the infra container has ended. Cancel safe; may be called by several.
     async fn wait(&self) -> Exit;
+    /// Makes a container in the pod, up to the point before exec. On an error nothing is left of it.
+    async fn create_container(&self, plan: task::TaskPlan) -> Result<Arc<dyn task::Task>, RuntimeError>;
+    /// Finds a container of the pod again after a restart of the daemon; `None`: the pod does not know it.
+    async fn adopt_container(&self, id: &ContainerId) -> Result<Option<task::Adopted>, RuntimeError>;
 }
 
 /// Why the runtime could not do what was asked.

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Signal, pidfd_send_signal};
@@ -11,7 +12,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::link::{self, Link, failed, problem};
+use crate::container::model::ContainerId;
 use crate::pod::model::{NsKind, Sysfs};
+use crate::runtime::task::{Adopted, Task, TaskPlan};
 use crate::runtime::{Exit, Infra, RuntimeError, namespaces};
 
 /// For a start: an exec.
@@ -134,6 +137,14 @@ impl Infra for NativeInfra {
             let _ = self.link.call(&Request::State, &[], STATE).await;
         }
         self.link.exit().map_or(Exit::Unknown, of_proto)
+    }
+
+    async fn create_container(&self, _: TaskPlan) -> Result<Arc<dyn Task>, RuntimeError> {
+        Err(RuntimeError::Unsupported { what: "containers are not made yet".into() })
+    }
+
+    async fn adopt_container(&self, _: &ContainerId) -> Result<Option<Adopted>, RuntimeError> {
+        Ok(None)
     }
 }
 

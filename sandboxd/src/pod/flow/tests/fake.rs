@@ -10,12 +10,14 @@ use super::super::configured::PodFiles;
 use super::super::effects::Cgroup;
 use super::super::{Effects, FlowKind, NsKind, Pod, PodError, Runtime, StepName};
 use crate::cgroup::CgroupError;
+use crate::container::model::ContainerId;
 use crate::journal::JournalError;
 use crate::network::{Attached, Lease, NetworkError};
 use crate::observer::Explanation;
 use crate::pod::PodHandler;
 use crate::pod::model::{NamespaceInfo, NsInode, PodId, Sysfs};
 use crate::pod::pods::Pods;
+use crate::runtime::task::{Adopted, Task, TaskPlan};
 use crate::runtime::{Exit, HandlerFeatures, Infra, InfraPlan, NetworkPlan, RuntimeError};
 
 /// Writes down what is asked of it, and fails where it is told to.
@@ -224,6 +226,12 @@ impl Infra for FakeInfra {
     async fn wait(&self) -> Exit {
         self.0.0.end.notified().await;
         Exit::Signal(9)
+    }
+    async fn create_container(&self, _: TaskPlan) -> Result<Arc<dyn Task>, RuntimeError> {
+        Err(RuntimeError::Unsupported { what: "the fake makes no containers".into() })
+    }
+    async fn adopt_container(&self, _: &ContainerId) -> Result<Option<Adopted>, RuntimeError> {
+        Ok(None)
     }
 }
 

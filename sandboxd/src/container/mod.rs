@@ -1,0 +1,4 @@
+//! A container: what was asked for ([`spec`]), what is known of it ([`model`]).
+
+pub mod model;
+pub mod spec;

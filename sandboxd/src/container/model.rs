@@ -1,0 +1,107 @@
+//! What is known of a container.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::spec::ContainerSpec;
+use crate::pod::model::PodId;
+use crate::runtime::Exit;
+
+/// A container's id: 64 lower-case hex digits, unguessable.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ContainerId(String);
+
+impl ContainerId {
+    /// A new random id.
+    ///
+    /// # Errors
+    /// When the kernel has no random numbers to give.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut bytes = [0u8; 32];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(bytes.iter().map(|b| format!("{b:02x}")).collect()))
+    }
+
+    /// An id that came back from disk, or from a test.
+    #[must_use]
+    pub fn from_string(id: String) -> Self {
+        Self(id)
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first 13 digits, as tools print ids.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        self.0.get(..13).unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Debug for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.short())
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Life cycle of a container, as CRI has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerState {
+    Created,
+    Running,
+    Exited,
+    /// It ended, or never began, while nobody could see how.
+    Unknown,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    pub exit: Exit,
+    /// Nanoseconds since the Unix epoch.
+    pub at_ns: i64,
+    /// The kernel killed a process of its cgroup for lack of memory.
+    pub oom_killed: bool,
+    /// Why it could not be started; empty for one that ran.
+    pub message: String,
+}
+
+/// The ids its process runs with, inside.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ids {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}
+
+/// All that is known of a container: what the store publishes and readers get as a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    pub id: ContainerId,
+    pub pod: PodId,
+    pub spec: ContainerSpec,
+    pub state: ContainerState,
+    /// The id of the image it was made from, and the layers it needs, lowest first.
+    pub image_id: String,
+    pub layers: Vec<String>,
+    pub ids: Ids,
+    /// Nanoseconds since the Unix epoch, never 0.
+    pub created_at_ns: i64,
+    pub started_at_ns: Option<i64>,
+    pub ended: Option<Ended>,
+    /// In the host's pid namespace, while it lives: for display and attribution, never to act on.
+    pub pid: Option<i32>,
+    /// Where the container's cgroup is, under each hierarchy.
+    pub cgroup: String,
+    pub stop_signal: i32,
+}
