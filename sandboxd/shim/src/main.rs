@@ -5,6 +5,8 @@
 //! who else is affected. Standard input is the daemon's connection (`sandboxd_shim::proto`).
 
 mod infra;
+#[allow(dead_code, unused_imports, reason = "containers come next")]
+mod io;
 mod kernel;
 mod root;
 mod selftest;

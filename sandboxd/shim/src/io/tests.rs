@@ -1,0 +1,1 @@
+//! Streams with real pipes, files and terminals.
