@@ -10,7 +10,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use sandboxd_shim::proto::{Ended, Exit};
 
 /// How long a killed process may take to end before it is left to end by itself.
-const KILL: Duration = Duration::from_secs(2);
+pub const KILL: Duration = Duration::from_secs(2);
 
 /// A child, until it was waited for.
 #[derive(Debug)]

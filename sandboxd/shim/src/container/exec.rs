@@ -1,23 +1,22 @@
 //! Processes executed in a running container.
 //!
-//! The daemon holds the ends of their streams. The shim keeps a copy of those that are read: when the daemon is
-//! gone it reads them itself, and drops what it reads, so that a process in flight is not stopped by a broken
-//! pipe.
+//! Each joins every namespace of the container through the pidfd of its first process. The daemon holds the
+//! ends of their streams ([`crate::io::ExecIo`]).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 use sandboxd_shim::plan::container::{Command, ExecPlan};
-use sandboxd_shim::proto::{Failure, Wanted};
+use sandboxd_shim::proto::Failure;
 
 use super::child::Child;
 use super::launch::{Launch, launch};
-use super::{Container, Surroundings, kill, launch as words, process, resolve, rootfs};
-use crate::kernel::{Guest, Kernel, Last, Linux, here};
+use super::{Container, Ends, Surroundings, kill, launch as words, process, resolve, rootfs};
+use crate::io::{ExecIo, Streams, Wanted};
+use crate::kernel::{Guest, Kernel, Last, Linux};
 use crate::step::{Step, StepError};
 
 /// A cgroup in which each exec has one of its own.
@@ -26,13 +25,14 @@ pub struct Cgroups {
     dir: OwnedFd,
     instead_of: usize,
     next: Cell<u32>,
+    /// Names of those that are there.
+    left: RefCell<Vec<String>>,
 }
 
 /// The cgroup of one exec.
 #[derive(Debug)]
 struct Cgroup {
     dir: OwnedFd,
-    name: String,
     procs: OwnedFd,
 }
 
@@ -44,9 +44,7 @@ pub struct Exec {
     pub child: Child,
     /// The connection that asked for it.
     pub client: u64,
-    /// What it writes to, held open for reading until it has ended.
-    pub ends: Vec<OwnedFd>,
-    pub master: Option<OwnedFd>,
+    pub io: ExecIo,
     /// Nobody will ask for it again.
     pub released: bool,
     cgroup: Option<Cgroup>,
@@ -56,8 +54,7 @@ pub struct Exec {
 #[derive(Debug)]
 pub struct Executed {
     pub exec: Exec,
-    pub streams: Vec<OwnedFd>,
-    pub which: Wanted,
+    pub streams: Streams,
     pub warnings: Vec<String>,
 }
 
@@ -70,13 +67,12 @@ pub fn execute(
     client: u64,
 ) -> Result<Executed, Failure> {
     let outside = |error: StepError| error.failure(None);
+    let streams = || "make the process's streams".to_owned();
     let mut command = plan.command;
     command.process.no_new_privs |= container.no_new_privs;
-    let wanted = Wanted { stdin: plan.stdin, stdout: plan.stdout, stderr: plan.stderr && !command.terminal };
-    let owner = pod.host_ids(command.process.uid, command.process.gid).map(|(uid, _)| uid);
-    let mut pipes = Pipes::new(wanted, command.terminal, owner)
-        .step(|| "make the process's streams".into())
-        .map_err(outside)?;
+    let wanted = Wanted { stdin: plan.stdin, stdout: plan.stdout, stderr: plan.stderr };
+    let (mut io, theirs, mut ours) = ExecIo::new(wanted, command.terminal).step(streams).map_err(outside)?;
+    let ends = Ends::new(theirs, pod, &command).step(streams).map_err(outside)?;
     let cgroup = container.exec_cgroups.as_ref().and_then(Cgroups::make);
     let mut cgroups: Vec<BorrowedFd<'_>> = container.cgroups.iter().map(AsFd::as_fd).collect();
     if let (Some(own), Some(all)) = (&cgroup, &container.exec_cgroups)
@@ -101,44 +97,39 @@ pub fn execute(
         join: vec![(container.child.pidfd.as_fd(), join)],
         new: 0,
     };
-    let theirs = pipes.theirs();
     let seccomp = container.seccomp.as_deref();
-    let launched = launch(&how, |link, warnings| {
-        match inside(&Linux, container.user, command.clone(), seccomp, theirs, link, warnings) {
+    let started = launch(&how, |link, warnings| {
+        match inside(&Linux, container.user, command.clone(), seccomp, ends.streams(), link, warnings) {
             Err(Some(failed)) => failed,
             Err(None) => StepError { step: String::new(), errno: Errno::SRCH },
         }
-    });
-    let launched = match launched.and_then(|mut launched| {
-        launched.link.go(launched.child.pid).inspect_err(|_| drop(launched.child.kill()))?;
-        Ok(launched)
-    }) {
-        Ok(launched) => launched,
-        Err(failure) => {
-            if let Some(cgroup) = cgroup {
-                cgroup.remove();
+    })
+    .and_then(|mut launched| {
+        let go = launched.link.go(launched.child.pid).and_then(|()| match launched.terminal.take() {
+            Some(master) => io.set_terminal(master).map(Some).step(streams).map_err(outside),
+            None => Ok(None),
+        });
+        match go {
+            Ok(terminal) => Ok((launched, terminal)),
+            Err(failure) => {
+                launched.child.kill();
+                Err(failure)
             }
-            return Err(failure);
         }
-    };
-    let (streams, ends, which) =
-        pipes.ours(launched.terminal.as_ref(), wanted).step(|| "copy the process's streams".into()).map_err(
-            |error| {
-                // It runs, and nobody would hear of it.
-                error.failure(None)
-            },
-        )?;
-    let exec = Exec {
-        id,
-        container: plan.container,
-        child: launched.child,
-        client,
-        ends,
-        master: launched.terminal,
-        released: false,
-        cgroup,
-    };
-    Ok(Executed { exec, streams, which, warnings: launched.warnings })
+    });
+    match started {
+        Ok((launched, terminal)) => {
+            ours = terminal.unwrap_or(ours);
+            let (child, container) = (launched.child, plan.container);
+            let exec = Exec { id, container, child, client, io, released: false, cgroup };
+            Ok(Executed { exec, streams: ours, warnings: launched.warnings })
+        }
+        Err(failure) => {
+            drop(cgroup);
+            container.sweep();
+            Err(failure)
+        }
+    }
 }
 
 /// The new process, as in [`super::inside`].
@@ -182,13 +173,19 @@ fn inside<K: Guest>(
 }
 
 impl Exec {
+    /// Nobody will ask for it again, or read what it writes.
+    pub fn release(&mut self) {
+        self.released = true;
+        self.io.orphaned();
+    }
+
     /// Kills it and all its descendants: by its cgroup, and, where it has none, down its tree, which misses
     /// those that have left it.
     pub fn kill(&mut self) {
         match &self.cgroup {
             Some(cgroup) => {
                 if kernel_kills(cgroup).is_err() {
-                    kill::kill_members(std::iter::once(cgroup.procs.as_fd()));
+                    kill::kill_all(|| kill::members(cgroup.procs.as_fd()).unwrap_or_default());
                 }
             }
             None if self.child.reap().is_none() => {
@@ -199,14 +196,6 @@ impl Exec {
         }
         self.child.kill();
     }
-
-    /// It has ended: what it wrote is the daemon's to read, and its cgroup goes if it is empty.
-    pub fn ended(&mut self) {
-        self.ends.clear();
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.remove();
-        }
-    }
 }
 
 /// `cgroup.kill` of cgroup v2.
@@ -216,99 +205,40 @@ fn kernel_kills(cgroup: &Cgroup) -> Result<(), Errno> {
 
 impl Cgroups {
     pub fn new(dir: OwnedFd, instead_of: usize) -> Self {
-        Self { dir, instead_of, next: Cell::new(0) }
+        Self { dir, instead_of, next: Cell::new(0), left: RefCell::default() }
     }
 
     /// `None` where none can be made: the exec goes without.
     fn make(&self) -> Option<Cgroup> {
-        let number = self.next.get();
-        self.next.set(number.wrapping_add(1));
-        let name = format!("exec-{number}");
+        let name = format!("exec-{}", self.next.get());
+        self.next.set(self.next.get().wrapping_add(1));
         let make = || {
             Linux.make_dir(self.dir.as_fd(), &name)?;
             let dir = Linux.open(self.dir.as_fd(), &name, false)?;
             let procs = Linux.open(dir.as_fd(), "cgroup.procs", true)?;
-            Ok::<_, Errno>((dir, procs))
+            Ok::<_, Errno>(Cgroup { dir, procs })
         };
-        match make() {
-            Ok((dir, procs)) => Some(Cgroup { dir, name, procs }),
-            Err(_) => {
-                self.remove(&name);
-                None
-            }
+        let made = make().ok();
+        self.left.borrow_mut().push(name);
+        if made.is_none() {
+            self.sweep();
         }
+        made
     }
 
-    fn remove(&self, name: &str) {
-        let _ = rustix::fs::unlinkat(&self.dir, name, AtFlags::REMOVEDIR);
+    /// Removes those that are empty by now.
+    pub fn sweep(&self) {
+        self.left.borrow_mut().retain(|name| {
+            matches!(unlinkat(&self.dir, name, AtFlags::REMOVEDIR), Err(errno) if errno != Errno::NOENT)
+        });
     }
 
-    /// Removes those that are left and empty.
-    pub fn clear(&self) {
-        for number in 0..self.next.get() {
-            self.remove(&format!("exec-{number}"));
-        }
-    }
-}
-
-impl Cgroup {
-    fn remove(&self) {
-        let _ = rustix::fs::unlinkat(&self.dir, format!("../{}", self.name), AtFlags::REMOVEDIR);
-    }
-}
-
-/// Pipes, or what stands for those that nobody wants.
-struct Pipes {
-    null: OwnedFd,
-    /// Of stdin, stdout, stderr: (the process's end, ours).
-    ends: [Option<(OwnedFd, OwnedFd)>; 3],
-}
-
-impl Pipes {
-    fn new(wanted: Wanted, terminal: bool, owner: Option<u32>) -> Result<Self, Errno> {
-        let null = Linux.open(here(), "/dev/null", true)?;
-        let make = |wanted: bool, input: bool| {
-            if !wanted || terminal {
-                return Ok(None);
-            }
-            let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-            let (theirs, ours) = if input { (read, write) } else { (write, read) };
-            // So that it may open /dev/stdout.
-            if let Some(uid) = owner {
-                Linux.own(theirs.as_fd(), "", uid, None)?;
-            }
-            rustix::io::ioctl_fionbio(&ours, true)?;
-            Ok(Some((theirs, ours)))
+    /// The processes in all of them.
+    pub fn members(&self) -> Vec<i32> {
+        let read = |name: &String| {
+            let procs = Linux.open(self.dir.as_fd(), &format!("{name}/cgroup.procs"), false).ok()?;
+            kill::members(procs.as_fd())
         };
-        let ends = [make(wanted.stdin, true)?, make(wanted.stdout, false)?, make(wanted.stderr, false)?];
-        Ok(Self { null, ends })
-    }
-
-    fn theirs(&self) -> [BorrowedFd<'_>; 3] {
-        let [stdin, stdout, stderr] = &self.ends;
-        [stdin, stdout, stderr].map(|end| end.as_ref().map_or(self.null.as_fd(), |(theirs, _)| theirs.as_fd()))
-    }
-
-    /// The daemon's ends, copies of those that are read, and which there are.
-    fn ours(
-        &mut self,
-        master: Option<&OwnedFd>,
-        wanted: Wanted,
-    ) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>, Wanted), Errno> {
-        let (mut streams, mut copies) = (Vec::new(), Vec::new());
-        if let Some(master) = master {
-            for _ in [wanted.stdin, wanted.stdout].iter().filter(|wanted| **wanted) {
-                streams.push(rustix::io::fcntl_dupfd_cloexec(master, 3)?);
-            }
-            return Ok((streams, copies, wanted));
-        }
-        for (input, end) in [true, false, false].into_iter().zip(&mut self.ends) {
-            let Some((_, ours)) = end.take() else { continue };
-            if !input {
-                copies.push(rustix::io::fcntl_dupfd_cloexec(&ours, 3)?);
-            }
-            streams.push(ours);
-        }
-        Ok((streams, copies, wanted))
+        self.left.borrow().iter().filter_map(read).flatten().collect()
     }
 }

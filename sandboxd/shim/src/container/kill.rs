@@ -15,19 +15,10 @@ const ROUNDS: usize = 64;
 /// For the killed to end.
 const END: Duration = Duration::from_secs(1);
 
-/// Signals every process of the first of these cgroups that can be read.
-pub fn signal_members<'a>(mut procs: impl Iterator<Item = BorrowedFd<'a>>, signal: i32) {
-    if let Some(procs) = procs.find(|procs| members(*procs).is_some()) {
-        for (_, pidfd) in certain(|| members(procs).unwrap_or_default()) {
-            let _ = raw_signal(std::os::fd::AsFd::as_fd(&pidfd), signal);
-        }
-    }
-}
-
-/// Kills until nothing is left in the first of these cgroups that can be read.
-pub fn kill_members<'a>(mut procs: impl Iterator<Item = BorrowedFd<'a>>) {
-    if let Some(procs) = procs.find(|procs| members(*procs).is_some()) {
-        kill_all(|| members(procs).unwrap_or_default());
+/// Signals what `list` gives, once.
+pub fn signal_all(list: impl Fn() -> Vec<i32>, signal: i32) {
+    for (_, pidfd) in certain(list) {
+        let _ = raw_signal(std::os::fd::AsFd::as_fd(&pidfd), signal);
     }
 }
 
@@ -69,7 +60,7 @@ fn certain(list: impl Fn() -> Vec<i32>) -> Vec<(i32, OwnedFd)> {
 }
 
 /// The pids of a cgroup, through its `cgroup.procs`, which may be open for writing only.
-fn members(procs: BorrowedFd<'_>) -> Option<Vec<i32>> {
+pub fn members(procs: BorrowedFd<'_>) -> Option<Vec<i32>> {
     let text = std::fs::read_to_string(format!("/proc/self/fd/{}", procs.as_raw_fd())).ok()?;
     Some(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect())
 }

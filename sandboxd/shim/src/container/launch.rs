@@ -23,7 +23,7 @@ use sandboxd_shim::wire::{self, Received};
 use serde::{Deserialize, Serialize};
 
 use super::child::Child;
-use crate::kernel::{Forked, Guest, Linux, here};
+use crate::kernel::{Forked, Guest, Kernel, Linux, here};
 use crate::step::{Step, StepError};
 
 /// How long a container may take to be made, or to be executed: milliseconds, on a machine that swaps seconds.

@@ -21,11 +21,12 @@ pub mod stage;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
-use sandboxd_shim::plan::container::{ContainerPlan, PidNs};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use sandboxd_shim::plan::container::{Command, ContainerPlan, PidNs};
 use sandboxd_shim::plan::{IdMaps, Net, Plan};
 use sandboxd_shim::proto::Failure;
 
+use crate::io::{Buffers, ChildFds, ContainerIo, Settings};
 use crate::kernel::{Guest, Kernel, Linux, here};
 use crate::step::{Step, StepError};
 use child::Child;
@@ -84,6 +85,32 @@ pub struct Container {
     seccomp: Option<Vec<u8>>,
     no_new_privs: bool,
     user: bool,
+    pub io: ContainerIo,
+}
+
+/// The process's ends of its streams.
+#[derive(Debug)]
+struct Ends {
+    null: OwnedFd,
+    child: ChildFds,
+}
+
+impl Ends {
+    /// The user owns the pipes, so that it may open /dev/stdout.
+    fn new(child: ChildFds, pod: &Surroundings, command: &Command) -> Result<Self, Errno> {
+        let null = Linux.open(here(), "/dev/null", true)?;
+        if let Some((uid, _)) = pod.host_ids(command.process.uid, command.process.gid) {
+            for end in [&child.stdin, &child.stdout, &child.stderr].into_iter().flatten() {
+                Linux.own(end.as_fd(), "", uid, None)?;
+            }
+        }
+        Ok(Self { null, child })
+    }
+
+    fn streams(&self) -> [BorrowedFd<'_>; 3] {
+        [&self.child.stdin, &self.child.stdout, &self.child.stderr]
+            .map(|end| end.as_ref().unwrap_or(&self.null).as_fd())
+    }
 }
 
 /// Makes a container, up to the point before exec. On an error nothing is left of it.
@@ -115,16 +142,27 @@ pub fn create(
         pid: pod.has(libc::CLONE_NEWPID),
         ipc: pod.has(libc::CLONE_NEWIPC),
     };
-    let null = Linux.open(here(), "/dev/null", true).step(|| "open /dev/null".into()).map_err(outside)?;
-    let streams = [null.as_fd(); 3];
+    let log = plan.log.map(|index| descriptor(&fds, index).and_then(|log| fcntl_dupfd_cloexec(log, 3)));
+    let log = log.transpose().step(|| "take the log".into()).map_err(outside)?;
+    let settings =
+        Settings { stdin: plan.stdin, stdin_once: plan.stdin_once, tty: plan.command.terminal, log };
+    let streams = || "make the container's streams".to_owned();
+    let (mut io, theirs) = ContainerIo::new(settings).step(streams).map_err(outside)?;
+    let ends = Ends::new(theirs, pod, &plan.command).step(streams).map_err(outside)?;
     let staged = stage::stage(&Linux, &plan, &fds, host_ids).map_err(outside)?;
-    let launched = launch(&how, |link, warnings| match inside(&Linux, view, streams, link, warnings) {
+    let launched = launch(&how, |link, warnings| match inside(&Linux, view, ends.streams(), link, warnings) {
         Err(Some(failed)) => failed,
         // The shim is gone.
         Err(None) => StepError { step: String::new(), errno: Errno::SRCH },
     });
     staged.clear(&Linux);
-    let launched = launched?;
+    let mut launched = launched?;
+    if let Some(master) = launched.terminal.take()
+        && let Err(error) = io.set_terminal(master).step(streams)
+    {
+        launched.child.kill();
+        return Err(outside(error));
+    }
     let command = plan.command;
     let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
     let mut take = |index: u8| fds.get_mut(usize::from(index)).and_then(Option::take);
@@ -139,6 +177,7 @@ pub fn create(
         seccomp: command.process.seccomp,
         no_new_privs: command.process.no_new_privs,
         user: pod.maps.is_some(),
+        io,
     };
     Ok((container, launched.warnings))
 }
@@ -209,20 +248,44 @@ impl Container {
         started
     }
 
+    /// Takes the exit status if it has ended, and what it left in its streams. What it leaves behind in a pid
+    /// namespace that it shares goes with it.
+    pub fn reap(&mut self, buffers: &mut Buffers) {
+        if self.child.ended.is_none() && self.child.reap().is_some() {
+            kill::kill_all(|| self.members());
+            self.sweep();
+            self.io.drain(buffers);
+        }
+    }
+
     /// To the first process, or to every process of the container.
     pub fn signal(&mut self, signal: i32, all: bool) -> Result<(), Errno> {
         if all {
-            kill::signal_members(self.cgroups.iter().map(AsFd::as_fd), signal);
+            kill::signal_all(|| self.members(), signal);
         }
         self.child.signal(signal)
     }
 
     /// Kills all of it, as far as it can be found.
-    pub fn kill(&mut self) {
-        self.child.kill();
-        kill::kill_members(self.cgroups.iter().map(AsFd::as_fd));
+    pub fn kill(&mut self, buffers: &mut Buffers) {
+        self.child.signal(libc::SIGKILL).ok();
+        let _ = child::readable(self.child.pidfd.as_fd(), std::time::Instant::now() + child::KILL);
+        self.reap(buffers);
+    }
+
+    /// Removes the cgroups of execs that have ended.
+    pub fn sweep(&self) {
         if let Some(cgroups) = &self.exec_cgroups {
-            cgroups.clear();
+            cgroups.sweep();
         }
+    }
+
+    /// The processes in its cgroup: all of them, where it has one.
+    fn members(&self) -> Vec<i32> {
+        let mut found = self.cgroups.iter().find_map(|procs| kill::members(procs.as_fd())).unwrap_or_default();
+        if let Some(cgroups) = &self.exec_cgroups {
+            found.extend(cgroups.members());
+        }
+        found
     }
 }

@@ -8,6 +8,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use sandboxd_shim::plan::{Attrs, Plan};
 use sandboxd_shim::plan::container::{ContainerPlan, Mount, MountAttrs, Propagation, Source};
 
 use super::rootfs::descriptor;
@@ -160,4 +161,22 @@ impl Staged {
             let _ = kernel.unlink(here(), path);
         }
     }
+}
+
+/// What every container of the pod may copy, for as long as the pod lives: its shared memory, and the host's
+/// message queues where it has no ipc namespace of its own.
+pub fn for_good<K: Guest>(kernel: &K, plan: &Plan, shm: Option<&OwnedFd>) -> Result<(), StepError> {
+    if let Some(shm) = shm {
+        let words = || "keep the pod's shared memory".to_owned();
+        kernel.make_dir(here(), SHM).step(words)?;
+        kernel.attach(std::os::fd::AsFd::as_fd(shm), here(), SHM).step(words)?;
+    }
+    if !plan.namespaces.ipc && plan.namespaces.user.is_some() {
+        let words = || "keep the host's message queues".to_owned();
+        kernel.make_dir(here(), MQUEUE).step(words)?;
+        let attrs = Attrs { nosuid: true, nodev: true, noexec: true, ..Attrs::default() };
+        let queues = kernel.new_mount("mqueue", &[], attrs).step(words)?;
+        kernel.attach(std::os::fd::AsFd::as_fd(&queues), here(), MQUEUE).step(words)?;
+    }
+    Ok(())
 }
