@@ -213,8 +213,9 @@ pub enum Refusal {
     NoStream,
 }
 
-/// `errno` of a [`Failure`] that has nothing to add to its step: the step is the whole message.
-pub const SAID: i32 = 0;
+/// `errno` of a [`Failure`] that has nothing to add to its step, which is the whole message: the greatest number
+/// the kernel could give, which it gives to none.
+pub const SAID: i32 = 4095;
 
 /// What works on this machine; each failure with its step.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

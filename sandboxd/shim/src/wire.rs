@@ -97,7 +97,7 @@ pub fn receive(socket: BorrowedFd<'_>) -> Result<Option<Received>, Errno> {
     let mut bytes = vec![0u8; peeked.length];
     drop(peeked);
     let got = receive_into(socket, &mut bytes, RecvFlags::empty())?;
-    if got.truncated || got.length != bytes.len() {
+    if got.truncated || got.length != bytes.len() || got.fds.len() > MAX_FDS {
         return Err(Errno::MSGSIZE);
     }
     Ok(Some(Received { bytes, fds: got.fds }))

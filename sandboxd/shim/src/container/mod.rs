@@ -17,6 +17,8 @@ mod process;
 mod resolve;
 mod rootfs;
 pub mod stage;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
