@@ -26,6 +26,19 @@ fn a_client_attached_before_the_start_gets_all_and_then_the_end() {
 }
 
 #[test]
+fn a_client_that_reads_gets_a_long_output_whole() {
+    need_root!();
+    let mut pod = Pod::new();
+    let (id, _) = pod.create("seq 1 3000000", Wants::default());
+    let client = pod.attach(&id, OUTPUT);
+    pod.start(&id);
+    let text = String::from_utf8(read_to_end(client.stdout.as_ref().unwrap())).unwrap();
+    assert!(text.lines().enumerate().all(|(at, line)| line == (at + 1).to_string()));
+    assert_eq!(text.lines().count(), 3_000_000);
+    pod.wait(&id);
+}
+
+#[test]
 fn input_reaches_the_container_and_with_stdin_once_its_end_does_too() {
     need_root!();
     let mut pod = Pod::new();

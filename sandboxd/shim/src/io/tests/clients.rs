@@ -60,13 +60,77 @@ fn a_slow_client_loses_output_alone() {
     }
     assert!(seen == text, "the quick one got {} of {}", seen.len(), text.len());
     assert!(joined(&records(&mut log), Output::Stdout) == text);
-    let kept = read_now(slow.stdout.as_ref().unwrap()).0;
+    let mut kept = read_now(slow.stdout.as_ref().unwrap()).0;
+    rig.settle();
+    kept.extend(read_now(slow.stdout.as_ref().unwrap()).0);
     assert!(text.starts_with(&kept) && kept.len() >= 64 * 1024);
     assert_eq!(rig.io.missed_by_clients(), (text.len() - kept.len()) as u64);
     // And it may go on.
     rig.write(Output::Stdout, b"again\n");
     rig.settle();
     assert_eq!(read_now(slow.stdout.as_ref().unwrap()).0, b"again\n");
+}
+
+#[test]
+fn a_client_that_is_a_little_slower_misses_nothing() {
+    let mut rig = Rig::new(Settings::default());
+    let stdout = rig.child.stdout.take().unwrap();
+    let client = rig.io.attach(OUTPUT).unwrap();
+    let text: Vec<u8> = (0..1_000_000u32).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    let expected = text.clone();
+    let writer = std::thread::spawn(move || write_all(&stdout, &text));
+    let reader = std::thread::spawn(move || {
+        let (mut seen, mut room) = (Vec::new(), vec![0; 256 * 1024]);
+        let end = client.stdout.unwrap();
+        rustix::io::ioctl_fionbio(&end, false).unwrap();
+        loop {
+            match rustix::io::read(&end, &mut room[..]).unwrap() {
+                0 => return seen,
+                count => seen.extend_from_slice(&room[..count]),
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    });
+    // The end comes while the client still lags.
+    while !writer.is_finished() {
+        rig.turn(Duration::from_millis(5));
+    }
+    rig.io.drain(&mut rig.buffers);
+    while !reader.is_finished() {
+        rig.turn(Duration::from_millis(5));
+    }
+    let seen = reader.join().unwrap();
+    assert_eq!(rig.io.missed_by_clients(), 0);
+    assert!(seen == expected, "{} of {}", seen.len(), expected.len());
+}
+
+#[test]
+fn clients_hold_a_container_up_for_no_longer_than_their_credit() {
+    let mut rig = Rig::new(Settings::default());
+    let stdout = rig.child.stdout.take().unwrap();
+    let client = rig.io.attach(OUTPUT).unwrap();
+    let writer = std::thread::spawn(move || {
+        let begun = std::time::Instant::now();
+        for _ in 0..40 {
+            write_all(&stdout, &[b'x'; 1024 * 1024]);
+        }
+        begun.elapsed()
+    });
+    // A client that takes a little now and then.
+    let end = client.stdout.unwrap();
+    let mut room = [0; 4096];
+    let mut read = std::time::Instant::now();
+    while !writer.is_finished() {
+        rig.turn(Duration::from_millis(5));
+        if read.elapsed() > Duration::from_millis(10) {
+            let _ = rustix::io::read(&end, &mut room[..]);
+            read = std::time::Instant::now();
+        }
+    }
+    let took = writer.join().unwrap();
+    // A quarter of the time that passes comes back.
+    assert!(took < attach::CREDIT * 2, "{took:?}");
+    assert!(rig.io.missed_by_clients() > 0);
 }
 
 #[test]

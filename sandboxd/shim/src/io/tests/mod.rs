@@ -31,6 +31,7 @@ impl Rig {
     pub fn turn(&mut self, wait: Duration) -> usize {
         let mut slots = Vec::new();
         let mut fds = Vec::new();
+        let wait = self.io.timeout().map_or(wait, |most| most.min(wait));
         self.io.interests(&mut |interest| {
             slots.push(interest.slot);
             fds.push(PollFd::from_borrowed_fd(interest.fd, interest.events));
@@ -48,7 +49,7 @@ impl Rig {
     /// Until nothing is ready any more.
     pub fn settle(&mut self) {
         for _ in 0..100_000 {
-            if self.turn(Duration::from_millis(2)) == 0 {
+            if self.turn(Duration::from_millis(2)) == 0 && self.io.timeout().is_none() {
                 return;
             }
         }
