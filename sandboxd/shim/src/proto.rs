@@ -92,8 +92,10 @@ pub enum ExecVerb {
     },
     /// Kills it and all its descendants.
     Kill,
-    /// Nobody will ask for it again. What it still writes is dropped.
-    Release,
+    /// Nobody will ask for it again. With `drop`, nobody has its streams either: what it writes is dropped.
+    Release {
+        drop: bool,
+    },
 }
 
 /// Which streams are wanted.
@@ -139,6 +141,9 @@ pub enum Reply {
     /// With the pidfd, unless the process has ended and was waited for.
     ContainerState(ContainerState),
     Done,
+    Removed {
+        exit: Option<Ended>,
+    },
     /// With the streams that there are, of those wanted, in the order of the fields.
     Attached(Wanted),
     /// With the pidfd, and then the streams as of [`Reply::Attached`].

@@ -173,10 +173,12 @@ fn inside<K: Guest>(
 }
 
 impl Exec {
-    /// Nobody will ask for it again, or read what it writes.
-    pub fn release(&mut self) {
+    /// Nobody will ask for it again; with `unread`, nobody reads what it writes.
+    pub fn release(&mut self, unread: bool) {
         self.released = true;
-        self.io.orphaned();
+        if unread {
+            self.io.orphaned();
+        }
     }
 
     /// Kills it and all its descendants: by its cgroup, and, where it has none, down its tree, which misses

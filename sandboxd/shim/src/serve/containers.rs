@@ -110,7 +110,7 @@ impl Containers {
     /// The daemon at this connection is gone.
     pub fn client_left(&mut self, client: u64) {
         for exec in self.execs.iter_mut().filter(|exec| exec.client == client) {
-            exec.release();
+            exec.release(true);
         }
         self.forget();
     }
@@ -198,7 +198,7 @@ impl Containers {
     ) -> Result<Answer, Not> {
         let position = self.all.iter().position(|known| known.id == id);
         if let (Verb::Remove, None) = (&verb, position) {
-            return Ok(only(Reply::Done));
+            return Ok(only(Reply::Removed { exit: None }));
         }
         let position = position.ok_or(Not::Refused(Refusal::Unknown))?;
         let container = self.all.get_mut(position).ok_or(Not::Refused(Refusal::Unknown))?;
@@ -251,9 +251,10 @@ impl Containers {
             }
             Verb::Remove => {
                 container.kill(buffers);
-                let id = self.all.remove(position).id;
-                self.execs.retain(|exec| exec.container != id);
+                let gone = self.all.remove(position);
+                self.execs.retain(|exec| exec.container != gone.id);
                 trim();
+                return Ok(only(Reply::Removed { exit: gone.child.ended }));
             }
         }
         Ok(only(Reply::Done))
@@ -283,7 +284,7 @@ impl Containers {
         let known = self.execs.iter_mut().find(|exec| exec.id == id);
         let exec = match (known, verb) {
             (Some(exec), _) => exec,
-            (None, ExecVerb::Kill | ExecVerb::Release) => return Ok(only(Reply::Done)),
+            (None, ExecVerb::Kill | ExecVerb::Release { .. }) => return Ok(only(Reply::Done)),
             (None, _) => return Err(Not::Refused(Refusal::Unknown)),
         };
         match *verb {
@@ -295,8 +296,8 @@ impl Containers {
                 })?;
             }
             ExecVerb::Kill => exec.kill(),
-            ExecVerb::Release => {
-                exec.release();
+            ExecVerb::Release { drop } => {
+                exec.release(drop);
                 exec.child.reap();
                 self.forget();
             }
