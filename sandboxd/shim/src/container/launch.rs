@@ -166,8 +166,9 @@ fn report(link: BorrowedFd<'_>, failed: StepError) {
         // The one that is no socket fails with ENOTSOCK or EBADF.
         // SAFETY: a number to try; nothing is read from or closed.
         let moved = unsafe { BorrowedFd::borrow_raw(super::process::REPORT_FD) };
-        if wire::send(moved, &bytes, &[]).is_err() {
-            let _ = wire::send(link, &bytes, &[]);
+        // Until it is moved, that number is the daemon's connection.
+        if wire::send(link, &bytes, &[]).is_err() {
+            let _ = wire::send(moved, &bytes, &[]);
         }
     }
 }

@@ -194,7 +194,8 @@ fn namespaces<'a>(
     let without_pid = pod.join & !libc::CLONE_NEWPID;
     let (first, of_infra, new) = match pid {
         PidNs::Pod => (None, pod.join, 0),
-        PidNs::New => (None, pod.join, libc::CLONE_NEWPID),
+        // Beside the pod's: only a process that is in a pid namespace makes one beneath it (EINVAL).
+        PidNs::New => (None, without_pid, libc::CLONE_NEWPID),
         PidNs::Node => (None, without_pid, 0),
         // Before the user namespace, for it need not be the target's pid namespace's owner.
         PidNs::Target(_) => (target.map(|target| (target, libc::CLONE_NEWPID)), without_pid, 0),

@@ -1,10 +1,22 @@
 //! Clients that are attached to a container.
 //!
-//! Each has pipes of its own, and their capacity is all the buffer it gets: output that does not fit is lost to
-//! this client alone. Its input is read only when the container's has taken what came before, so that a client
-//! which writes too fast waits in its own pipe.
+//! Output goes to each by a pipe of its own. When that is full, what was read for it last is kept, and the
+//! stream is not read again for a moment, so that a client which is only a little slower misses nothing. The
+//! moment is short: a client that takes nothing for [`STUCK`] is not waited for, and all together may hold the
+//! container up for [`CREDIT`], which comes back at a quarter of the time that passes. Beyond that output is
+//! lost, to this client alone.
+//!
+//! ```text
+//! keeps up ── full ──▶ waited for ── nothing taken for STUCK, or no credit left ──▶ loses output
+//!    ▲                     │                                                            │
+//!    └─────────────────────┴──────────────── has taken what was kept ───────────────────┘
+//! ```
+//!
+//! Input is read only when the container has taken what came before: a client that writes too fast waits in its
+//! own pipe.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -18,6 +30,12 @@ use super::{Interest, Output, Slot};
 const CLIENT_BYTES: usize = 1024 * 1024;
 /// Most bytes of input in a turn.
 const INPUT: usize = 16 * 1024;
+/// Clients of a container at a time.
+const MAX_CLIENTS: usize = 64;
+/// How long a client that takes nothing is waited for.
+pub const STUCK: Duration = Duration::from_millis(50);
+/// How long clients may hold a container up, altogether.
+pub const CREDIT: Duration = Duration::from_secs(1);
 
 /// Which streams are wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,31 +59,91 @@ pub struct Streams {
 #[derive(Debug)]
 struct Client {
     number: u32,
-    ends: Streams,
+    stdin: Option<OwnedFd>,
+    stdout: Option<Tap>,
+    stderr: Option<Tap>,
+}
+
+/// An output of a client.
+#[derive(Debug)]
+struct Tap {
+    pipe: OwnedFd,
+    /// What did not fit.
+    kept: Vec<u8>,
+    /// When it last took something, while something is kept.
+    took: Instant,
+    /// Something after what is kept was lost.
+    lossy: bool,
+    /// It ends when it has taken what is kept.
+    ending: bool,
 }
 
 /// All clients of a container.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Attachers {
     clients: Vec<Client>,
     next: u32,
     missed: u64,
+    credit: Duration,
+    /// When the credit was reckoned, and whether somebody was waited for since.
+    reckoned: Option<(Instant, bool)>,
+    /// Whether stdout and stderr are held up now.
+    held: [bool; 2],
+}
+
+impl Default for Attachers {
+    fn default() -> Self {
+        Self { clients: Vec::new(), next: 0, missed: 0, credit: CREDIT, reckoned: None, held: [false; 2] }
+    }
 }
 
 impl Client {
-    fn output(&mut self, output: Output) -> &mut Option<OwnedFd> {
+    fn tap(&mut self, output: Output) -> &mut Option<Tap> {
         match output {
-            Output::Stdout => &mut self.ends.stdout,
-            Output::Stderr => &mut self.ends.stderr,
+            Output::Stdout => &mut self.stdout,
+            Output::Stderr => &mut self.stderr,
         }
     }
 }
 
+impl Tap {
+    /// Writes what is kept, as far as there is room. `false`: the client is gone, or has taken its last.
+    fn flush(&mut self, now: Instant) -> bool {
+        match give(&self.pipe, &self.kept) {
+            Err(_) => return false,
+            Ok(0) => {}
+            Ok(given) => {
+                self.kept.drain(..given);
+                self.took = now;
+            }
+        }
+        if self.kept.is_empty() {
+            self.kept = Vec::new();
+            self.lossy = false;
+        }
+        !(self.ending && self.kept.is_empty())
+    }
+
+    /// How long it is still waited for.
+    fn waited_for(&self, now: Instant) -> Option<Duration> {
+        if self.kept.is_empty() || self.ending {
+            return None;
+        }
+        STUCK.checked_sub(now.saturating_duration_since(self.took)).filter(|left| !left.is_zero())
+    }
+}
+
 impl Attachers {
-    /// Ends for a new client. One of a stream that is not `open` is at its end.
+    /// Ends for a new client. One of a stream that is not open is at its end.
+    ///
+    /// # Errors
+    /// Those of pipe2(2); EUSERS for one client too many.
     pub fn attach(&mut self, wanted: Wanted, stdout: bool, stderr: bool) -> Result<Streams, Errno> {
-        let mut ours = Streams::default();
+        if self.clients.len() == MAX_CLIENTS {
+            return Err(Errno::USERS);
+        }
         let mut theirs = Streams::default();
+        let mut ours = Client { number: self.next, stdin: None, stdout: None, stderr: None };
         let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
         if wanted.stdin {
             let (read, write) = pipe_with(flags)?;
@@ -76,50 +154,108 @@ impl Attachers {
             (wanted.stderr, stderr, &mut ours.stderr, &mut theirs.stderr),
         ] {
             if wanted {
-                let (read, write) = pipe_with(flags)?;
+                let (read, pipe) = pipe_with(flags)?;
                 if open {
-                    let _ = fcntl_setpipe_size(&write, CLIENT_BYTES);
-                    *our = Some(write);
+                    let _ = fcntl_setpipe_size(&pipe, CLIENT_BYTES);
+                    let (kept, took) = (Vec::new(), Instant::now());
+                    *our = Some(Tap { pipe, kept, took, lossy: false, ending: false });
                 }
                 *their = Some(read);
             }
         }
-        self.clients.push(Client { number: self.next, ends: ours });
+        self.clients.push(ours);
         self.next = self.next.wrapping_add(1);
         self.sweep();
         Ok(theirs)
     }
 
+    /// Bytes that were lost to clients.
     pub fn missed(&self) -> u64 {
         self.missed
     }
 
-    /// Input is polled only if the container takes it; of output only the client's end is waited for.
+    /// Reckons who is waited for from now on. When to reckon again, if anybody is.
+    pub fn reckon(&mut self) -> Option<Duration> {
+        self.held = [false; 2];
+        if self.clients.is_empty() && self.reckoned.is_none() {
+            return None;
+        }
+        let now = Instant::now();
+        if let Some((then, waited)) = self.reckoned {
+            let passed = now.saturating_duration_since(then);
+            self.credit = if waited {
+                self.credit.saturating_sub(passed)
+            } else {
+                CREDIT.min(self.credit + passed / 4)
+            };
+        }
+        let mut soonest: Option<Duration> = None;
+        for client in self.clients.iter().filter(|_| !self.credit.is_zero()) {
+            for (held, tap) in self.held.iter_mut().zip([&client.stdout, &client.stderr]) {
+                if let Some(left) = tap.as_ref().and_then(|tap| tap.waited_for(now)) {
+                    *held = true;
+                    soonest = Some(soonest.map_or(left, |soonest| soonest.min(left)));
+                }
+            }
+        }
+        let idle = self.clients.is_empty() && self.credit == CREDIT;
+        self.reckoned = Some((now, soonest.is_some())).filter(|_| !idle);
+        soonest.map(|soonest| soonest.min(self.credit))
+    }
+
+    /// Whether a stream is not to be read now.
+    pub fn holds(&self, output: Output) -> bool {
+        match output {
+            Output::Stdout => self.held[0],
+            Output::Stderr => self.held[1],
+        }
+    }
+
+    /// Input is polled only if the container takes it; of output the client's end is waited for, and room where
+    /// something is kept.
     pub fn interests<'a>(&'a self, input: bool, add: &mut impl FnMut(Interest<'a>)) {
         for client in &self.clients {
-            if let Some(fd) = client.ends.stdin.as_ref().filter(|_| input) {
+            if let Some(fd) = client.stdin.as_ref().filter(|_| input) {
                 let slot = Slot::ClientStdin(client.number);
                 add(Interest { slot, fd: fd.as_fd(), events: PollFlags::IN });
             }
-            for (output, fd) in [(Output::Stdout, &client.ends.stdout), (Output::Stderr, &client.ends.stderr)]
-            {
-                if let Some(fd) = fd {
+            for (output, tap) in [(Output::Stdout, &client.stdout), (Output::Stderr, &client.stderr)] {
+                if let Some(Tap { pipe, kept, .. }) = tap {
+                    let events = if kept.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
                     let slot = Slot::ClientOutput(client.number, output);
-                    add(Interest { slot, fd: fd.as_fd(), events: PollFlags::empty() });
+                    add(Interest { slot, fd: pipe.as_fd(), events });
                 }
             }
         }
     }
 
-    /// Gives output to every client that wants it.
-    pub fn tee(&mut self, output: Output, bytes: &[u8]) {
-        let mut gone = false;
+    /// Gives output to every client that wants it; with `last`, more than one read may be kept for those that
+    /// have missed nothing. `true`: something had to be kept.
+    pub fn tee(&mut self, output: Output, bytes: &[u8], last: bool) -> bool {
+        let (mut full, mut gone) = (false, false);
         for client in &mut self.clients {
-            let Some(fd) = client.output(output) else { continue };
-            match give(fd, bytes) {
-                Ok(taken) => self.missed += (bytes.len() - taken) as u64,
+            let place = client.tap(output);
+            let Some(tap) = place else { continue };
+            if !tap.kept.is_empty() {
+                if last && !tap.lossy {
+                    tap.kept.extend_from_slice(bytes);
+                } else {
+                    tap.lossy = true;
+                    self.missed += bytes.len() as u64;
+                }
+                continue;
+            }
+            match give(&tap.pipe, bytes) {
+                Ok(given) => {
+                    let rest = bytes.get(given..).unwrap_or_default();
+                    if !rest.is_empty() {
+                        tap.kept = rest.to_vec();
+                        tap.took = Instant::now();
+                        full = true;
+                    }
+                }
                 Err(_) => {
-                    *client.output(output) = None;
+                    *place = None;
                     gone = true;
                 }
             }
@@ -127,6 +263,7 @@ impl Attachers {
         if gone {
             self.sweep();
         }
+        full
     }
 
     /// Takes a client's input to the container's.
@@ -135,12 +272,12 @@ impl Attachers {
             return;
         }
         let Some(client) = self.clients.iter_mut().find(|client| client.number == number) else { return };
-        let Some(fd) = &client.ends.stdin else { return };
+        let Some(fd) = &client.stdin else { return };
         let room = buffers.input().get_mut(..INPUT).unwrap_or_default();
         match rustix::io::read(fd, room) {
             Err(Errno::INTR | Errno::AGAIN) => {}
             Ok(0) | Err(_) => {
-                client.ends.stdin = None;
+                client.stdin = None;
                 stdin.client_ended();
                 self.sweep();
             }
@@ -148,36 +285,42 @@ impl Attachers {
         }
     }
 
-    /// The client has closed its end.
-    pub fn gone(&mut self, number: u32, output: Output) {
-        if let Some(client) = self.clients.iter_mut().find(|client| client.number == number) {
-            *client.output(output) = None;
+    /// The client has room again, or has closed its end, which is all that is waited for with nothing kept.
+    pub fn pump_output(&mut self, number: u32, output: Output) {
+        let Some(client) = self.clients.iter_mut().find(|client| client.number == number) else { return };
+        let place = client.tap(output);
+        let stays = place.as_mut().is_some_and(|tap| !tap.kept.is_empty() && tap.flush(Instant::now()));
+        if !stays {
+            *place = None;
             self.sweep();
         }
     }
 
+    /// The stream has ended: for each client when it has taken all.
     pub fn end_output(&mut self, output: Output) {
         for client in &mut self.clients {
-            *client.output(output) = None;
+            let place = client.tap(output);
+            if let Some(tap) = place {
+                tap.ending = true;
+                if tap.kept.is_empty() {
+                    *place = None;
+                }
+            }
         }
         self.sweep();
     }
 
     pub fn end_stdin(&mut self) {
         for client in &mut self.clients {
-            client.ends.stdin = None;
+            client.stdin = None;
         }
         self.sweep();
     }
 
-    pub fn end_all(&mut self) {
-        self.clients = Vec::new();
-    }
-
     /// Forgets clients that have nothing left.
     fn sweep(&mut self) {
-        let any = |ends: &Streams| ends.stdin.is_some() || ends.stdout.is_some() || ends.stderr.is_some();
-        self.clients.retain(|client| any(&client.ends));
+        self.clients
+            .retain(|client| client.stdin.is_some() || client.stdout.is_some() || client.stderr.is_some());
     }
 }
 

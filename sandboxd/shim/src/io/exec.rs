@@ -108,3 +108,10 @@ impl ExecIo {
         resize(master.as_fd(), columns, rows)
     }
 }
+
+#[cfg(test)]
+impl ExecIo {
+    pub fn stdout_is_open(&self) -> bool {
+        self.stdout.is_some()
+    }
+}

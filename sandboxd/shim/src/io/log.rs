@@ -37,7 +37,8 @@ pub struct Track {
 /// The log of a container.
 #[derive(Debug)]
 pub struct Log {
-    file: OwnedFd,
+    /// Until the container has ended.
+    file: Option<OwnedFd>,
     state: LogState,
     stdout: Track,
     stderr: Track,
@@ -48,7 +49,7 @@ pub struct Log {
 impl Log {
     pub fn new(file: OwnedFd) -> Self {
         let (stdout, stderr) = (Track::default(), Track::default());
-        Self { file, state: LogState::default(), stdout, stderr, torn: false }
+        Self { file: Some(file), state: LogState::default(), stdout, stderr, torn: false }
     }
 
     pub fn state(&self) -> LogState {
@@ -57,10 +58,15 @@ impl Log {
 
     /// Everything from now on goes there.
     pub fn reopen(&mut self, file: OwnedFd) {
-        self.file = file;
+        self.file = Some(file);
         self.torn = false;
         self.stdout.cut = false;
         self.stderr.cut = false;
+    }
+
+    /// Nothing more comes: the file may go.
+    pub fn close(&mut self) {
+        self.file = None;
     }
 
     /// Appends records of one stream.
@@ -138,9 +144,10 @@ impl Log {
 
     /// Writes all, or tells how much of it is written.
     fn put(&self, bytes: &[u8]) -> Result<(), (usize, Errno)> {
+        let file = self.file.as_ref().ok_or((0, Errno::BADF))?;
         let mut put = 0;
         while let Some(rest) = bytes.get(put..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::write(&self.file, rest) {
+            match rustix::io::write(file, rest) {
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err((put, errno)),
                 Ok(0) => return Err((put, Errno::IO)),
@@ -152,13 +159,11 @@ impl Log {
 
     /// Takes the last bytes of the file away again, unless somebody else has appended to it.
     fn cut_off(&mut self, count: usize) {
-        if count == 0 {
-            return;
-        }
-        let cut = seek(&self.file, SeekFrom::Current(0)).and_then(|end| {
-            let size = u64::try_from(fstat(&self.file)?.st_size).map_err(|_| Errno::OVERFLOW)?;
+        let Some(file) = self.file.as_ref().filter(|_| count > 0) else { return };
+        let cut = seek(file, SeekFrom::Current(0)).and_then(|end| {
+            let size = u64::try_from(fstat(file)?.st_size).map_err(|_| Errno::OVERFLOW)?;
             let length = end.checked_sub(count as u64).filter(|_| size == end).ok_or(Errno::BUSY)?;
-            ftruncate(&self.file, length)
+            ftruncate(file, length)
         });
         self.torn |= cut.is_err();
     }

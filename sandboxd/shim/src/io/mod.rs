@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  container ──stdout──▶ pipe ──▶ ┌─────────────┐ ──▶ log, in CRI's format
-//!            ──stderr──▶ pipe ──▶ │ ContainerIo │ ──▶ each attached client, by a pipe of its own: a full one
-//!            ◀─stdin─── pipe ◀── └─────────────┘      loses output, and holds up nobody
+//!            ──stderr──▶ pipe ──▶ │ ContainerIo │ ──▶ each attached client, by a pipe of its own: a slow one
+//!            ◀─stdin─── pipe ◀── └─────────────┘      loses output in the end, and nobody waits for it
 //!                  (or a terminal)      ▲───────────── standard input of each attached client
 //! ```
 //!
@@ -22,6 +22,7 @@ mod stdin;
 mod tests;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -145,13 +146,18 @@ impl ContainerIo {
         Ok(())
     }
 
+    /// To be called before [`ContainerIo::interests`]: how long poll(2) may wait at most.
+    pub fn timeout(&mut self) -> Option<Duration> {
+        self.clients.reckon()
+    }
+
     /// What to poll now. A descriptor may occur twice, for different events.
     pub fn interests<'a>(&'a self, add: &mut impl FnMut(Interest<'a>)) {
         if let Some(fd) = self.stdin.waits_for_room() {
             add(Interest { slot: Slot::Stdin, fd, events: PollFlags::OUT });
         }
         for output in Output::BOTH {
-            if let Some(fd) = self.source(output).fd() {
+            if let Some(fd) = self.source(output).fd().filter(|_| !self.clients.holds(output)) {
                 add(Interest { slot: Slot::Output(output), fd, events: PollFlags::IN });
             }
         }
@@ -164,10 +170,10 @@ impl ContainerIo {
             Slot::Stdin => self.stdin.flush(),
             Slot::Output(output) => {
                 let most = READS_A_TURN * buffers::READ;
-                self.pump(output, buffers, most);
+                self.pump(output, buffers, most, false);
             }
             Slot::ClientStdin(client) => self.clients.pump_stdin(client, &mut self.stdin, buffers),
-            Slot::ClientOutput(client, output) => self.clients.gone(client, output),
+            Slot::ClientOutput(client, output) => self.clients.pump_output(client, output),
         }
         if self.stdin.is_ended() {
             self.clients.end_stdin();
@@ -179,12 +185,15 @@ impl ContainerIo {
     pub fn drain(&mut self, buffers: &mut Buffers) {
         for output in Output::BOTH {
             if let Some(most) = self.source(output).capacity() {
-                self.pump(output, buffers, most);
+                self.pump(output, buffers, most, true);
                 self.end(output, buffers);
             }
         }
         self.stdin = Stdin::none();
-        self.clients.end_all();
+        self.clients.end_stdin();
+        if let Some(log) = &mut self.log {
+            log.close();
+        }
     }
 
     /// Goes on in another file. What was read before is in the old one, a line that was begun will be in the
@@ -215,7 +224,7 @@ impl ContainerIo {
         self.clients.attach(wanted, !self.stdout.is_ended(), !self.stderr.is_ended())
     }
 
-    /// Bytes that attached clients were too slow for.
+    /// Bytes that were lost to attached clients, which were too slow for them.
     pub fn missed_by_clients(&self) -> u64 {
         self.clients.missed()
     }
@@ -236,8 +245,8 @@ impl ContainerIo {
         }
     }
 
-    /// Moves what there is, up to `most` bytes.
-    fn pump(&mut self, output: Output, buffers: &mut Buffers, most: usize) {
+    /// Moves what there is, up to `most` bytes, or, unless they are the `last`, until a client is full.
+    fn pump(&mut self, output: Output, buffers: &mut Buffers, most: usize, last: bool) {
         let source = match output {
             Output::Stdout => &mut self.stdout,
             Output::Stderr => &mut self.stderr,
@@ -247,13 +256,13 @@ impl ContainerIo {
             match source.read(buffers) {
                 Some(0) => return self.end(output, buffers),
                 Some(count) => {
-                    self.clients.tee(output, buffers.fresh(count));
+                    let full = self.clients.tee(output, buffers.fresh(count), last);
                     if let Some(log) = &mut self.log {
                         source.log(output, count, buffers, log);
                     }
                     moved += count;
                     // Less than there was room for: the pipe is empty, most likely.
-                    if count < buffers::READ && source.is_pipe() {
+                    if (count < buffers::READ && source.is_pipe()) || (full && !last) {
                         return;
                     }
                 }

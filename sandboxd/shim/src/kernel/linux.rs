@@ -62,7 +62,10 @@ impl Kernel for Linux {
         args.pidfd = (&raw mut pidfd).addr() as u64;
         // A sibling has the exit signal of the process that made it, and may name none.
         if flags & u64::from(libc::CLONE_PARENT.unsigned_abs()) == 0 {
+            // A sibling has the signal of this process; to name one is EINVAL.
+        if flags & u64::from(libc::CLONE_PARENT.unsigned_abs()) == 0 {
             args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+        }
         }
         let address = (&raw mut args).expose_provenance();
         (&raw mut pidfd).expose_provenance();

@@ -50,7 +50,7 @@ pub struct ExecCgroups {
 pub enum PidNs {
     /// The infra container's, which is the node's where the pod has none.
     Pod,
-    /// A new one beneath the pod's.
+    /// A new one, owned by the pod's user namespace.
     New,
     Node,
     /// Another container's of the pod, by its id.

@@ -1,6 +1,7 @@
 //! Requests for containers and for what is executed in them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
@@ -46,6 +47,11 @@ pub struct Containers {
 impl Containers {
     pub fn new(pod: Surroundings) -> Self {
         Self { pod, all: Vec::new(), execs: Vec::new(), next_exec: 1 }
+    }
+
+    /// How long to wait at most: asked before [`Containers::interests`].
+    pub fn timeout(&mut self) -> Option<Duration> {
+        self.all.iter_mut().filter_map(|container| container.io.timeout()).min()
     }
 
     /// What to poll.

@@ -11,7 +11,7 @@ mod containers;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sandboxd_shim::plan::{Attrs, Plan, Source, SysfsKind};
@@ -104,7 +104,9 @@ impl Shim {
         if self.made.is_none() && self.clients.is_empty() { Err(End) } else { Ok(()) }
     }
 
-    fn wait(&self) -> Vec<Event> {
+    fn wait(&mut self) -> Vec<Event> {
+        let timeout = self.made.as_mut().and_then(|made| made.containers.timeout());
+        let timeout = timeout.and_then(|most| Timespec::try_from(most).ok());
         let mut fds = Vec::new();
         let mut events = Vec::new();
         let mut add = |event, fd, flags| {
@@ -121,7 +123,7 @@ impl Shim {
             }
             made.containers.interests(&mut add);
         }
-        while let Err(Errno::INTR) = poll(&mut fds, None) {}
+        while let Err(Errno::INTR) = poll(&mut fds, timeout.as_ref()) {}
         let ready = events.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
         ready.map(|(event, _)| *event).collect()
     }

@@ -1,1 +1,0 @@
-//! Streams with real pipes, files and terminals.
