@@ -127,6 +127,11 @@ impl Pod {
         (id, log)
     }
 
+    pub fn remove(&self, id: &str) {
+        let (reply, _) = self.verb(id, Verb::Remove);
+        assert!(matches!(reply, Reply::Removed { .. }), "{reply:?}");
+    }
+
     pub fn state(&self, id: &str) -> ContainerState {
         match self.verb(id, Verb::State).0 {
             Reply::ContainerState(state) => state,
