@@ -1,4 +1,5 @@
 //! A container: what was asked for ([`spec`]), what is known of it ([`model`]).
 
 pub mod model;
+pub mod prepare;
 pub mod spec;
