@@ -2,4 +2,5 @@
 
 pub mod model;
 pub mod prepare;
+pub mod signal;
 pub mod spec;
