@@ -7,19 +7,20 @@ mod sources;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 use sandboxd_image::Image;
 
-use super::cdi::Edits;
+use super::cdi::{self, CdiError};
 use super::model::{ContainerId, Ids};
 use super::rootfs::{self, RootfsError, Userns};
 use super::signal;
 use super::spec::{ContainerSpec, ImageRef};
 use super::user::{self, UserError};
+use super::volumes::{self, VolumeError};
 use crate::pod::model::{NsKind, Pod};
 use crate::runtime::spec::{self, ContainerInput, User};
 use crate::runtime::{HandlerFeatures, RuntimeError, namespaces};
@@ -88,6 +89,10 @@ pub enum PrepareError {
     #[error(transparent)]
     User(#[from] UserError),
     #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error(transparent)]
+    Cdi(#[from] CdiError),
+    #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error("{action}")]
     Io {
@@ -113,6 +118,10 @@ pub fn prepare(input: &Input) -> Result<Prepared, PrepareError> {
     sources::resolve(&mut spec.mounts, input.features)?;
     let hostname = files::hostname(pod, &input.pod_dir)?;
     let files = files::files(pod, &hostname, &input.pod_dir, &input.dir)?;
+    let taken: Vec<&str> = spec.mounts.iter().map(|mount| mount.container_path.as_str()).collect();
+    let volumes = volumes::make(root.as_fd(), &config.volumes, &taken, &input.dir, maps)?;
+    let directories = cdi::DIRECTORIES.map(Path::new);
+    let edits = cdi::edits(&spec.cdi_devices, &directories, &user, userns.is_some())?;
     let made = spec::container(&ContainerInput {
         id: &input.id,
         pod,
@@ -121,9 +130,9 @@ pub fn prepare(input: &Input) -> Result<Prepared, PrepareError> {
         user: &user,
         hostname: &hostname,
         files: &files,
-        volumes: &[],
+        volumes: &volumes,
         cgroup: &input.cgroup,
-        cdi: &Edits::default(),
+        cdi: &edits,
     })?;
     warnings.extend(made.warnings.iter().cloned());
     let sources = sources::open(input, &spec, &made, userns, &mut warnings)?;
@@ -165,3 +174,6 @@ fn stop_signal(spec: &ContainerSpec, image: &str, warnings: &mut Vec<String>) ->
     }
     of_image.unwrap_or(libc::SIGTERM)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -35,14 +35,15 @@ pub(super) fn mount(
     spare: &Path,
     userns: Option<Userns<'_>>,
 ) -> Result<OwnedFd, RootfsError> {
-    let empty;
-    let mut lowers = lowers.to_vec();
     // An overlay needs one directory beneath the upper one, or two where there is none.
-    if lowers.len() < if base.is_some() { 1 } else { 2 } {
-        empty = spare.join("empty");
+    let missing = if base.is_some() { 1usize } else { 2 }.saturating_sub(lowers.len());
+    let mut stand_ins = Vec::new();
+    for i in 0..missing {
+        let empty = spare.join(format!("empty{i}"));
         std::fs::create_dir_all(&empty).map_err(RootfsError::std(format!("making {}", empty.display())))?;
-        lowers.push(&empty);
+        stand_ins.push(empty);
     }
+    let lowers: Vec<&Path> = lowers.iter().copied().chain(stand_ins.iter().map(PathBuf::as_path)).collect();
     on_thread(|| {
         let parts = parts(&lowers, base, userns)?;
         become_root(userns)?;

@@ -182,4 +182,4 @@ fn annotations(input: &ContainerInput<'_>) -> HashMap<String, String> {
 
 #[cfg(test)]
 #[path = "container_tests.rs"]
-mod tests;
+pub(crate) mod tests;

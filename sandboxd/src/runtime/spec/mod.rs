@@ -3,7 +3,7 @@
 //! [`infra()`] is a pod's infra container, [`container()`] one of its application containers, whose processes'
 //! executions come from [`exec_process`]. Paths and mounts are containerd's defaults.
 
-mod container;
+pub(crate) mod container;
 mod devices;
 mod infra;
 mod mounts;

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use sandboxd_api::cri;
 
 use super::{Host, Invalid, PATH_MAX, Why, count, identity, resources, text};
+use crate::container::clean;
 use crate::container::spec::{ContainerSpec, ImageRef, Metadata};
 use crate::pod::model::Pod;
 
@@ -167,20 +168,6 @@ fn log_path(path: &str, pod: &Pod) -> Result<Option<PathBuf>, Invalid> {
     Ok(directory.map(|directory| directory.join(path)))
 }
 
-/// A path in the container without ".", ".." and doubled '/'; a relative one is taken as under "/".
-fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            other => parts.push(other),
-        }
-    }
-    format!("/{}", parts.join("/"))
-}
-
-/// Sorted, so that the same request is refused for the same entry each time.
 fn unique(field: &str, values: &[String]) -> Result<(), Invalid> {
     let mut seen = BTreeMap::new();
     for (i, value) in values.iter().enumerate() {
