@@ -111,6 +111,7 @@ fn cgroup_code(error: &CgroupError) -> Code {
         | C::SliceForCgroupfs { .. }
         | C::PathForSystemd { .. }
         | C::UnifiedKey { .. }
+        | C::DeviceRule { .. }
         | C::SwapBelowMemory { .. }
         | C::SwapAlone { .. } => Code::InvalidArgument,
         C::NotMounted { .. }
@@ -118,6 +119,7 @@ fn cgroup_code(error: &CgroupError) -> Code {
         | C::NoFile { .. }
         | C::UnifiedOnV1 { .. }
         | C::NoBusctl => Code::FailedPrecondition,
+        C::MemoryInUse { .. } => Code::FailedPrecondition,
         C::Busy { .. } => Code::Unavailable,
         C::SystemdSlow { .. } => Code::DeadlineExceeded,
         C::Systemd { .. } => Code::Internal,
