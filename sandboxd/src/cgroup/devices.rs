@@ -60,7 +60,7 @@ const fn char_device(major: u32, minor: Option<u32>) -> Rule {
 
 /// The devices of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Devices(Option<Vec<Rule>>);
+pub struct Devices(pub(super) Option<Vec<Rule>>);
 
 impl Devices {
     /// Every device there is: a privileged container.

@@ -24,6 +24,8 @@
 
 mod bpf;
 mod container;
+#[cfg(test)]
+mod container_tests;
 mod devices;
 mod error;
 mod files;
