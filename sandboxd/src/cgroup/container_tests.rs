@@ -273,3 +273,28 @@ fn a_scopes_place_is_held_and_given_up() {
     drop(holder);
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
+
+#[test]
+fn what_a_container_uses_is_read() {
+    let Some(cgroups) = real("container usage") else { return };
+    let planned = cgroups.plan_container("", &container("sntctuse")).unwrap();
+    let resources = Resources { memory_limit: Some(256 << 20), ..Resources::default() };
+    let made = cgroups.create_container(&planned, &resources, &Devices::defaults(), None).unwrap();
+    let _made = Made(&cgroups, planned.clone());
+    let script = "a=$(head -c 8000000 /dev/zero | tr '\\0' x); i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; \
+                  echo held; read b";
+    let mut holder = shell_in(&made, script).stdin(Stdio::piped()).spawn().unwrap();
+    let mut said = [0u8; 5];
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut said).unwrap();
+    let begun = std::time::Instant::now();
+    let usage = cgroups.usage(planned.path()).unwrap();
+    eprintln!("{} usage read in {:?}: {usage:?}", cgroups.describe(), begun.elapsed());
+    let _ = holder.stdin.take().unwrap().write_all(b"\n");
+    holder.wait().unwrap();
+    let (cpu, memory) = (usage.cpu.unwrap(), usage.memory.unwrap());
+    assert!(cpu.total > 10_000_000 && cpu.user.unwrap() > 0, "{cpu:?}");
+    assert!(memory.rss > 7_000_000 && memory.usage >= memory.rss && memory.faults > 0, "{memory:?}");
+    assert_eq!((usage.processes, memory.limit, memory.oom_kills), (1, Some(256 << 20), Some(0)));
+    cgroups.remove(&planned).unwrap();
+    assert!(cgroups.usage(planned.path()).is_none());
+}

@@ -45,7 +45,7 @@ pub(super) fn make(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupError>
         )?;
     }
     if let Some(mount) = &layout.v2 {
-        // On a hybrid machine cgroup2 has no controllers, so this enables nothing.
+        // On a hybrid machine cgroup2 has the few controllers that v1 does not have, or none.
         make_down(mount, cgroup, |parent, _| enable_controllers(parent))?;
     }
     Ok(())
@@ -130,6 +130,13 @@ pub(super) fn target(
 ) -> Result<Option<PathBuf>, CgroupError> {
     let dir = directory_of(layout, cgroup, &write.controller);
     let path = dir.as_ref().map(|dir| dir.join(&write.file));
+    // Controllers that are on the cgroup2 of a hybrid machine have v2's files.
+    if let (None, Some(v2), Some(size)) = (&dir, &layout.v2, write.file.strip_suffix(".limit_in_bytes")) {
+        let path = cgroup.below(v2).join(format!("{size}.max"));
+        if path.exists() {
+            return Ok(Some(path));
+        }
+    }
     match (dir, path) {
         (_, Some(path)) if path.exists() => Ok(Some(path)),
         // No huge pages where none can be had: kubelet sends a 0 for every page size.
@@ -280,7 +287,7 @@ pub(super) fn kill(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupError>
 
 /// The processes of a cgroup and of those inside it. A cgroup that is gone has none; pid 0 stands for one of
 /// another pid namespace, which cannot be signalled.
-fn processes(dir: &Path, depth: u32, pids: &mut Vec<i32>) -> io::Result<()> {
+pub(super) fn processes(dir: &Path, depth: u32, pids: &mut Vec<i32>) -> io::Result<()> {
     let listed = match fs::read_to_string(dir.join("cgroup.procs")) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => return Ok(()),
         listed => listed?,

@@ -37,6 +37,7 @@ mod systemd;
 #[cfg(test)]
 mod tests;
 mod update;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub use devices::Devices;
 pub use error::CgroupError;
 pub use path::Planned;
 pub use update::merge;
+pub use usage::{Cpu, Hugepages, Io, Memory, Pressure, Stall, Usage};
 
 use layout::Layout;
 use limits::{Limits, Write};
