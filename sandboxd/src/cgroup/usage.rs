@@ -115,6 +115,17 @@ impl Cgroups {
     pub fn usage(&self, path: &str) -> Option<Usage> {
         read(&self.inner.layout, path.trim_start_matches('/'))
     }
+
+    /// The processes of the cgroup at this path, and of those inside it: for display, never to act on.
+    #[must_use]
+    pub fn pids(&self, path: &str) -> Vec<i32> {
+        let mut pids = Vec::new();
+        if let Some(mount) = self.inner.layout.mounts().next() {
+            // A cgroup that goes meanwhile has none.
+            let _ = files::processes(&mount.join(path.trim_start_matches('/')), 0, &mut pids);
+        }
+        pids
+    }
 }
 
 fn read(layout: &Layout, path: &str) -> Option<Usage> {
@@ -130,9 +141,9 @@ fn read(layout: &Layout, path: &str) -> Option<Usage> {
         return None;
     }
     let pids = place("pids");
-    let pressure = |file: &str| {
+    let stalls = |file: &str| {
         let path = layout.v2.as_ref()?.join(path).join(file);
-        fs::read_to_string(path).ok().map(|text| self::pressure(&text))
+        fs::read_to_string(path).ok().map(|text| pressure(&text))
     };
     let mut processes = Vec::new();
     // A cgroup that goes meanwhile has none.
@@ -145,9 +156,9 @@ fn read(layout: &Layout, path: &str) -> Option<Usage> {
         tasks_max: pids.number("pids.max"),
         io: io(&place("blkio")),
         hugepages: hugepages(&place("hugetlb")),
-        cpu_pressure: pressure("cpu.pressure"),
-        memory_pressure: pressure("memory.pressure"),
-        io_pressure: pressure("io.pressure"),
+        cpu_pressure: stalls("cpu.pressure"),
+        memory_pressure: stalls("memory.pressure"),
+        io_pressure: stalls("io.pressure"),
     })
 }
 

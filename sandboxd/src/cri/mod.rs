@@ -18,6 +18,7 @@ mod node;
 mod pods;
 mod server;
 mod services;
+mod stats;
 mod status;
 #[cfg(test)]
 mod tests;

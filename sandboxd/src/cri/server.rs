@@ -10,6 +10,7 @@ use super::{CriError, NodeReport, PodService, filter, info, translate};
 use crate::config::RuntimeKind;
 use crate::pod::PodError;
 use crate::pod::model::Pod;
+use crate::stats::Stats;
 
 /// The CRI version this is.
 pub const API_VERSION: &str = "v1";
@@ -25,6 +26,7 @@ pub struct Cri {
     pods: Arc<dyn PodService>,
     node: Arc<dyn NodeReport>,
     host: Arc<Host>,
+    stats: Option<Stats>,
     /// Rpcs that change pods and are not finished.
     changes: TaskTracker,
 }
@@ -32,7 +34,26 @@ pub struct Cri {
 impl Cri {
     #[must_use]
     pub fn new(pods: Arc<dyn PodService>, node: Arc<dyn NodeReport>, host: Host) -> Self {
-        Self { pods, node, host: Arc::new(host), changes: TaskTracker::new() }
+        Self { pods, node, host: Arc::new(host), stats: None, changes: TaskTracker::new() }
+    }
+
+    /// With the rpcs of statistics, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_stats(self, stats: Stats) -> Self {
+        Self { stats: Some(stats), ..self }
+    }
+
+    pub(super) fn stats(&self) -> Result<&Stats, CriError> {
+        self.stats.as_ref().ok_or(CriError::Unimplemented { rpc: "reading statistics" })
+    }
+
+    pub(super) fn list_pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.list()
+    }
+
+    /// A pod that CRI shows.
+    pub(super) fn find_pod(&self, id: &str) -> Result<Option<Arc<Pod>>, CriError> {
+        Ok(self.pods.find(given(id)?)?.filter(|pod| translate::shown(pod.state)))
     }
 
     /// Waits until no rpc that changes a pod is in flight. Connections do not count: a client that only
@@ -143,8 +164,7 @@ impl Cri {
         request: &cri::PodSandboxStatusRequest,
     ) -> Result<cri::PodSandboxStatusResponse, CriError> {
         let id = given(&request.pod_sandbox_id)?;
-        let pod = self.pods.find(id)?.filter(|pod| translate::shown(pod.state));
-        let Some(pod) = pod else { return Err(CriError::NoPod { id: id.to_owned() }) };
+        let Some(pod) = self.find_pod(id)? else { return Err(CriError::NoPod { id: id.to_owned() }) };
         Ok(cri::PodSandboxStatusResponse {
             status: Some(translate::status(&pod)),
             info: if request.verbose { info::pod(&pod) } else { Default::default() },

@@ -40,7 +40,7 @@ fn message(error: &dyn Error) -> String {
 fn code(error: &CriError) -> Code {
     match error {
         CriError::Invalid(_) | CriError::NoId => Code::InvalidArgument,
-        CriError::NoPod { .. } => Code::NotFound,
+        CriError::NoPod { .. } | CriError::NoContainer { .. } => Code::NotFound,
         CriError::OciHandler { .. } => Code::FailedPrecondition,
         CriError::Unimplemented { .. } => Code::Unimplemented,
         CriError::Pod(pod) => pod_code(pod),
