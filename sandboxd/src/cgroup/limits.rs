@@ -34,7 +34,7 @@ pub(super) struct Limits {
     /// Microseconds per period; `None`: no limit.
     pub quota: Option<u64>,
     /// No limit was asked for by name.
-    unlimited: bool,
+    pub unlimited: bool,
     pub period: Option<u64>,
     pub memory: Option<u64>,
     /// Memory and swap together; -1: no limit.

@@ -12,6 +12,7 @@
 //! under construction for a dead one.
 
 pub mod error;
+mod events;
 mod filter;
 mod info;
 mod node;
@@ -26,6 +27,7 @@ mod translate;
 pub mod validate;
 
 pub use error::CriError;
+pub use events::{ContainerChange, ContainerSource, Events};
 pub use node::{HandlerReport, NodeReport};
 pub use pods::PodService;
 pub use server::Cri;

@@ -126,6 +126,21 @@ service! {
             Ok(Response::new(Box::pin(tokio_stream::iter(batches.map(Ok)))))
         }
 
+        async fn update_pod_sandbox_resources(
+            &self,
+            request: Request<UpdatePodSandboxResourcesRequest>,
+        ) -> Answer<UpdatePodSandboxResourcesResponse> {
+            self.update_pod(request.into_inner()).await?;
+            Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
+        }
+
+        async fn get_container_events(
+            &self,
+            _: Request<GetEventsRequest>,
+        ) -> Answer<Streamed<ContainerEventResponse>> {
+            Ok(Response::new(self.events()?.stream()))
+        }
+
         async fn container_stats(
             &self,
             request: Request<ContainerStatsRequest>,
@@ -137,7 +152,7 @@ service! {
             &self,
             request: Request<ListContainerStatsRequest>,
         ) -> Answer<ListContainerStatsResponse> {
-            let stats = Cri::list_container_stats(self, request.into_inner().filter).await?;
+            let stats = Cri::list_container_stats(self, "ListContainerStats", request.into_inner().filter).await?;
             Ok(Response::new(ListContainerStatsResponse { stats }))
         }
 
@@ -145,7 +160,7 @@ service! {
             &self,
             request: Request<StreamContainerStatsRequest>,
         ) -> Answer<Streamed<StreamContainerStatsResponse>> {
-            let all = Cri::list_container_stats(self, request.into_inner().filter).await?;
+            let all = Cri::list_container_stats(self, "StreamContainerStats", request.into_inner().filter).await?;
             let message = |container_stats| Ok(StreamContainerStatsResponse { container_stats });
             Ok(Response::new(Box::pin(tokio_stream::iter(batches(all, message)))))
         }
@@ -161,7 +176,7 @@ service! {
             &self,
             request: Request<ListPodSandboxStatsRequest>,
         ) -> Answer<ListPodSandboxStatsResponse> {
-            let stats = Cri::list_pod_sandbox_stats(self, request.into_inner().filter).await?;
+            let stats = Cri::list_pod_sandbox_stats(self, "ListPodSandboxStats", request.into_inner().filter).await?;
             Ok(Response::new(ListPodSandboxStatsResponse { stats }))
         }
 
@@ -169,7 +184,7 @@ service! {
             &self,
             request: Request<StreamPodSandboxStatsRequest>,
         ) -> Answer<Streamed<StreamPodSandboxStatsResponse>> {
-            let all = Cri::list_pod_sandbox_stats(self, request.into_inner().filter).await?;
+            let all = Cri::list_pod_sandbox_stats(self, "StreamPodSandboxStats", request.into_inner().filter).await?;
             let message = |pod_sandbox_stats| Ok(StreamPodSandboxStatsResponse { pod_sandbox_stats });
             Ok(Response::new(Box::pin(tokio_stream::iter(batches(all, message)))))
         }
@@ -178,14 +193,14 @@ service! {
             &self,
             _: Request<ListMetricDescriptorsRequest>,
         ) -> Answer<ListMetricDescriptorsResponse> {
-            Ok(Response::new(Cri::list_metric_descriptors()))
+            Ok(Response::new(Cri::list_metric_descriptors(self)?))
         }
 
         async fn list_pod_sandbox_metrics(
             &self,
             _: Request<ListPodSandboxMetricsRequest>,
         ) -> Answer<ListPodSandboxMetricsResponse> {
-            let pod_metrics = Cri::list_pod_sandbox_metrics(self).await?;
+            let pod_metrics = Cri::list_pod_sandbox_metrics(self, "ListPodSandboxMetrics").await?;
             Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics }))
         }
 
@@ -193,7 +208,7 @@ service! {
             &self,
             _: Request<StreamPodSandboxMetricsRequest>,
         ) -> Answer<Streamed<StreamPodSandboxMetricsResponse>> {
-            let all = Cri::list_pod_sandbox_metrics(self).await?;
+            let all = Cri::list_pod_sandbox_metrics(self, "StreamPodSandboxMetrics").await?;
             let message = |pod_sandbox_metrics| Ok(StreamPodSandboxMetricsResponse { pod_sandbox_metrics });
             Ok(Response::new(Box::pin(tokio_stream::iter(batches(all, message)))))
         }
@@ -217,9 +232,6 @@ service! {
             checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
         "CheckpointPod" checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;
         "RestorePod" restore_pod(RestorePodRequest) -> RestorePodResponse;
-        "GetContainerEvents" get_container_events(GetEventsRequest) -> Streamed<ContainerEventResponse>;
-        "UpdatePodSandboxResources"
-            update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
     }
 }
 

@@ -54,11 +54,12 @@ fn pod_code(error: &PodError) -> Code {
         // "gone already". A handler's name is an argument.
         PodError::UnknownHandler { .. } | PodError::AmbiguousId { .. } => Code::InvalidArgument,
         PodError::ShuttingDown => Code::Unavailable,
+        PodError::NotReady { .. } => Code::FailedPrecondition,
         PodError::Create { source, .. } | PodError::Runtime { source, .. } => runtime_code(source),
         PodError::WrongOwner { .. } => Code::Internal,
         PodError::Abandoned => Code::Cancelled,
         PodError::Network(source) | PodError::Teardown(source) => network_code(source),
-        PodError::Cgroup(source) => cgroup_code(source),
+        PodError::Cgroup(source) | PodError::Update(source) => cgroup_code(source),
         PodError::Journal(source) => chain_code(source),
         PodError::Io { source, .. } => io_code(source),
     }

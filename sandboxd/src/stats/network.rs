@@ -117,8 +117,7 @@ Inter-|   Receive                                                |  Transmit
     #[test]
     fn counters_are_read_in_the_namespace() {
         if !rustix::process::geteuid().is_root() {
-            let _ =
-                std::io::Write::write_all(&mut std::io::stderr(), b"SKIPPED: network counters: needs root\n");
+            let _ = io::Write::write_all(&mut io::stderr(), b"SKIPPED: network counters: needs root\n");
             return;
         }
         // Another thread's namespace stands in for a pin.

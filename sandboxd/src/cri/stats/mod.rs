@@ -23,7 +23,7 @@ impl Cri {
         &self,
         request: cri::ContainerStatsRequest,
     ) -> Result<cri::ContainerStatsResponse, CriError> {
-        let stats = self.stats()?;
+        let stats = self.stats("ContainerStats")?;
         let container = find(stats, &request.container_id)?;
         let figures = stats.containers(vec![container]).await;
         Ok(cri::ContainerStatsResponse { stats: figures.first().map(wire::container) })
@@ -31,9 +31,10 @@ impl Cri {
 
     pub(super) async fn list_container_stats(
         &self,
+        rpc: &'static str,
         filter: Option<cri::ContainerStatsFilter>,
     ) -> Result<Vec<cri::ContainerStats>, CriError> {
-        let stats = self.stats()?;
+        let stats = self.stats(rpc)?;
         let cri::ContainerStatsFilter { id, pod_sandbox_id, label_selector } = filter.unwrap_or_default();
         let mut kept = stats.list();
         by_id(&mut kept, &id, |c| c.id.as_str());
@@ -46,7 +47,7 @@ impl Cri {
         &self,
         request: cri::PodSandboxStatsRequest,
     ) -> Result<cri::PodSandboxStatsResponse, CriError> {
-        let stats = self.stats()?;
+        let stats = self.stats("PodSandboxStats")?;
         let id = request.pod_sandbox_id;
         if id.is_empty() {
             return Err(CriError::NoId);
@@ -58,9 +59,10 @@ impl Cri {
 
     pub(super) async fn list_pod_sandbox_stats(
         &self,
+        rpc: &'static str,
         filter: Option<cri::PodSandboxStatsFilter>,
     ) -> Result<Vec<cri::PodSandboxStats>, CriError> {
-        let stats = self.stats()?;
+        let stats = self.stats(rpc)?;
         let cri::PodSandboxStatsFilter { id, label_selector } = filter.unwrap_or_default();
         let mut kept = self.pods_in_use();
         by_id(&mut kept, &id, |pod| pod.id.as_str());
@@ -68,12 +70,16 @@ impl Cri {
         Ok(stats.pods(kept).await.iter().map(wire::pod).collect())
     }
 
-    pub(super) fn list_metric_descriptors() -> cri::ListMetricDescriptorsResponse {
-        cri::ListMetricDescriptorsResponse { descriptors: descriptors::all() }
+    pub(super) fn list_metric_descriptors(&self) -> Result<cri::ListMetricDescriptorsResponse, CriError> {
+        self.stats("ListMetricDescriptors")?;
+        Ok(cri::ListMetricDescriptorsResponse { descriptors: descriptors::all() })
     }
 
-    pub(super) async fn list_pod_sandbox_metrics(&self) -> Result<Vec<cri::PodSandboxMetrics>, CriError> {
-        let stats = self.stats()?;
+    pub(super) async fn list_pod_sandbox_metrics(
+        &self,
+        rpc: &'static str,
+    ) -> Result<Vec<cri::PodSandboxMetrics>, CriError> {
+        let stats = self.stats(rpc)?;
         let pods = stats.pods(self.pods_in_use()).await;
         let containers: Vec<Arc<Container>> =
             pods.iter().flat_map(|pod| &pod.containers).map(|c| Arc::clone(&c.container)).collect();
