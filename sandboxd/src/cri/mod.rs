@@ -12,12 +12,14 @@
 //! under construction for a dead one.
 
 pub mod error;
+mod events;
 mod filter;
 mod info;
 mod node;
 mod pods;
 mod server;
 mod services;
+mod stats;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,7 @@ mod translate;
 pub mod validate;
 
 pub use error::CriError;
+pub use events::{ContainerChange, ContainerSource, Events};
 pub use node::{HandlerReport, NodeReport};
 pub use pods::PodService;
 pub use server::Cri;
