@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::content::Digest;
 use crate::error::ImageError;
-use crate::manifest::{Platform, or_default};
+use crate::manifest::or_default;
 use crate::model::{ImageConfig, LayerId, User};
 
 /// What is read of it.
@@ -15,7 +15,6 @@ pub(crate) struct Document {
     pub config: ImageConfig,
     /// Lowest first.
     pub diff_ids: Vec<LayerId>,
-    pub platform: Platform,
 }
 
 #[derive(Deserialize)]
@@ -24,8 +23,6 @@ struct Raw {
     config: RawConfig,
     #[serde(default, deserialize_with = "or_default")]
     rootfs: RawRootfs,
-    #[serde(flatten)]
-    platform: Platform,
 }
 
 #[derive(Default, Deserialize)]
@@ -76,7 +73,6 @@ pub(crate) fn parse(digest: &Digest, bytes: &[u8]) -> Result<Document, ImageErro
             labels: raw.config.labels,
         },
         diff_ids: raw.rootfs.diff_ids.iter().map(|d| LayerId(d.to_string())).collect(),
-        platform: raw.platform,
     })
 }
 
@@ -98,7 +94,6 @@ mod tests {
         assert!(document.config.entrypoint.is_empty());
         assert_eq!(document.config.volumes, ["/data", "/rel"]);
         assert_eq!(document.diff_ids, [LayerId(diff.to_string())]);
-        assert_eq!(document.platform.architecture, "amd64");
     }
 
     #[test]

@@ -135,6 +135,30 @@ impl Ingest {
         tokio::task::spawn_blocking(unpack).await?
     }
 
+    /// Unpacks an image's layers, as many at once as the settings say.
+    ///
+    /// # Errors
+    /// As [`unpack_layer`](Self::unpack_layer); the others stop then.
+    pub async fn unpack_layers(&self, layers: Vec<(Descriptor, LayerId)>) -> Result<(), ImageError> {
+        let mut tasks = tokio::task::JoinSet::new();
+        for (blob, diff_id) in layers {
+            let ingest = self.clone();
+            tasks.spawn(async move { ingest.unpack_layer(&blob, &diff_id).await });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done??;
+        }
+        Ok(())
+    }
+
+    /// Keeps a blob that is there.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn keep(&self, digest: &Digest) -> Result<(), ImageError> {
+        self.shared.hold_blob(digest).map(drop).ok_or_else(|| ImageError::NoBlob(digest.clone()))
+    }
+
     /// Checks that all an image needs is there, and makes it an image of the store, durably. A tag that
     /// another image had moves to this one. An image that was there keeps its names and gets these as well.
     ///

@@ -1,6 +1,8 @@
 //! The images of a node: pulled from registries or imported from archives, their blobs kept under their digests,
 //! each layer unpacked once, and everything kept for as long as an image or a container needs it.
 
+mod archive;
+mod chores;
 mod config;
 mod content;
 mod error;
@@ -14,7 +16,10 @@ mod repair;
 mod state;
 mod store;
 mod tar;
+#[cfg(test)]
+mod testing;
 
+pub use archive::Format;
 pub use content::{Algorithm, BadDigest, BlobWriter, Digest, Hasher};
 pub use error::ImageError;
 pub use ingest::{Ingest, Names, Slot};

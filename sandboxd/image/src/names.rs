@@ -28,7 +28,7 @@ pub(crate) fn normalise(text: &str) -> Option<Name> {
         _ => ("docker.io", repository),
     };
     let domain = if domain == "index.docker.io" { "docker.io" } else { domain };
-    if path.is_empty() || text.len() > 4096 || !path.split('/').all(is_component) {
+    if text.len() > 4096 || !is_domain(domain) || !path.split('/').all(is_component) {
         return None;
     }
     let library = if domain == "docker.io" && !path.contains('/') { "library/" } else { "" };
@@ -39,6 +39,15 @@ pub(crate) fn normalise(text: &str) -> Option<Name> {
         Some(digest) => Name::Digest(format!("{domain}/{library}{path}@{digest}")),
         None => Name::Tag(format!("{domain}/{library}{path}:{}", tag.unwrap_or("latest"))),
     })
+}
+
+fn is_domain(text: &str) -> bool {
+    let (host, port) = text.split_once(':').unwrap_or((text, "0"));
+    let label = |label: &str| {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    host.split('.').all(label) && !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn is_component(text: &str) -> bool {

@@ -10,13 +10,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use crate::chores::delete;
 use crate::content::{Algorithm, Digest};
 use crate::error::ImageError;
 use crate::layer::Found;
 use crate::model::ImageId;
 use crate::record::Record;
 use crate::state::Known;
-use crate::store::{Images, delete};
+use crate::store::Images;
 
 /// Reads the store and repairs it.
 pub(crate) fn run(images: &Images) -> Result<(), ImageError> {

@@ -24,8 +24,6 @@ pub(crate) struct Known {
     pub image: Arc<Image>,
     /// Each once.
     pub blobs: BTreeSet<Digest>,
-    /// Of the record on disk: what was written later counts.
-    pub generation: u64,
     pub manifest: Digest,
 }
 

@@ -16,16 +16,17 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
+use crate::chores::{Chore, Chores, delete};
 use crate::config::{self, Document};
 use crate::content::{Blobs, Digest};
 use crate::error::ImageError;
 use crate::ingest::{Ingest, Keyed, Names};
-use crate::layer::{Layers, Source, remove_tree};
+use crate::layer::{Layers, Source};
 use crate::manifest::{Descriptor, MAX_DOCUMENT, Manifest};
 use crate::model::{Image, ImageId, Layer, LayerId};
 use crate::names::{self, Name};
@@ -91,7 +92,7 @@ pub struct Images {
     root: PathBuf,
     pub(crate) settings: Settings,
     pub(crate) blobs: Blobs,
-    pub(crate) layers: Layers,
+    pub(crate) layers: Arc<Layers>,
     records: Records,
     state: Mutex<State>,
     /// One commit or removal at a time: they write records, and the state is not locked over a write.
@@ -99,8 +100,9 @@ pub struct Images {
     pub(crate) writing: Keyed,
     pub(crate) unpacking: Keyed,
     pub(crate) unpackers: Arc<Semaphore>,
-    /// Takes what is to be deleted where the caller must not wait.
-    reaper: mpsc::Sender<PathBuf>,
+    /// Does what callers must not wait for.
+    chores: Chores,
+    /// Let go last.
     _lock: File,
 }
 
@@ -116,20 +118,20 @@ impl Images {
         crate::content::private_dir(root)?;
         let lock = lock(root)?;
         let blobs = Blobs::open(root)?;
-        let layers = Layers::open(root)?;
+        let layers = Arc::new(Layers::open(root)?);
         let records = Records::open(root)?;
         let this = Arc::new(Self {
             root: root.to_owned(),
             unpackers: Arc::new(Semaphore::new(settings.unpackers.max(1))),
             settings,
             blobs,
+            chores: Chores::start(Arc::clone(&layers))?,
             layers,
             records,
             state: Mutex::default(),
             changing: Mutex::default(),
             writing: Keyed::default(),
             unpacking: Keyed::default(),
-            reaper: reaper(root)?,
             _lock: lock,
         });
         repair::run(&this)?;
@@ -334,7 +336,6 @@ impl Images {
         }
         let known = self.know(&id, record.clone())?;
         self.records.write(&id, &mut record)?;
-        let known = Known { generation: record.generation, ..known };
         let image = Arc::clone(&known.image);
         let put = self.state().put(known, &self.layers, &self.blobs);
         for other in &put.changed {
@@ -344,6 +345,7 @@ impl Images {
             }
         }
         put.doomed.iter().for_each(|path| delete(path));
+        self.chores.give(Chore::Sync(image.layers.iter().map(|layer| layer.id.clone()).collect()));
         tracing::info!(image = %image.id, tags = ?image.repo_tags, size = image.size, "image committed");
         Ok(image)
     }
@@ -414,7 +416,7 @@ impl Images {
             layers,
             annotations: manifest.annotations,
         };
-        Ok(Known { image: Arc::new(image), blobs, generation: record.generation, manifest: record.manifest })
+        Ok(Known { image: Arc::new(image), blobs, manifest: record.manifest })
     }
 
     fn is_pinned(&self, record: &Record) -> bool {
@@ -442,8 +444,7 @@ impl Images {
             let _ = std::fs::remove_file(self.blobs.partial(digest));
         }
         for path in doomed {
-            // Without a reaper the next start deletes it.
-            let _ = self.reaper.send(path);
+            self.chores.give(Chore::Delete(path));
         }
     }
 }
@@ -505,20 +506,5 @@ fn lock(root: &Path) -> Result<File, ImageError> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(ImageError::Locked { path: root.to_owned() }),
         Err(std::fs::TryLockError::Error(source)) => Err(ImageError::io("lock", &path)(source)),
-    }
-}
-
-/// A thread that deletes; it ends with the store.
-fn reaper(root: &Path) -> Result<mpsc::Sender<PathBuf>, ImageError> {
-    let (sender, receiver) = mpsc::channel::<PathBuf>();
-    let work = move || receiver.iter().for_each(|path| delete(&path));
-    let spawned = std::thread::Builder::new().name("image-reaper".into()).spawn(work);
-    spawned.map_err(ImageError::io("start the deleting thread of", root))?;
-    Ok(sender)
-}
-
-pub(crate) fn delete(path: &Path) {
-    if let Err(error) = remove_tree(path) {
-        tracing::warn!(path = %path.display(), %error, "cannot be deleted; the next start tries again");
     }
 }

@@ -18,6 +18,8 @@ pub enum UnpackError {
     },
     #[error("read the blob")]
     Read(#[source] io::Error),
+    #[error("it is compressed with {name}, which images may not be: gzip, zstd or nothing")]
+    Compression { name: &'static str },
     #[error(transparent)]
     Tar(#[from] TarError),
     #[error("entry {path:?}: {why}")]

@@ -1,17 +1,25 @@
 //! Layers, unpacked once for each diff id: `layers/HEX/fs`, and beside it what is known of them.
 
 mod error;
+mod make;
+mod pipe;
 mod remove;
+#[cfg(test)]
+mod tests;
+mod tree;
 mod unpack;
+mod xattr;
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 pub use error::UnpackError;
+pub(crate) use pipe::{Compression, compression, decompressed};
 pub(crate) use remove::remove_tree;
 pub(crate) use unpack::Source;
 
@@ -107,7 +115,7 @@ impl Layers {
             Ok((self.layer(&id, &unpacked), unpacked))
         });
         if result.is_err() {
-            crate::store::delete(&temporary);
+            crate::chores::delete(&temporary);
         }
         result
     }
@@ -121,6 +129,8 @@ impl Layers {
         let files = temporary.join("fs");
         fs::create_dir(temporary)
             .and_then(|()| fs::create_dir(&files))
+            // What a layer without an entry for its root has, whatever the umask.
+            .and_then(|()| fs::set_permissions(&files, fs::Permissions::from_mode(0o755)))
             .map_err(UnpackError::io("make", &files))?;
         let mut unpacked = unpack::unpack(&files, source, limits)?;
         unpacked.version = VERSION;

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
@@ -40,19 +40,58 @@ fn open_child(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
 
 /// Empties a directory. Its depth is bounded by what was unpacked (`MAX_DEPTH`): one descriptor a level.
 fn empty(dir: OwnedFd) -> io::Result<()> {
-    let mut entries = Dir::read_from(&dir)?;
+    let mut entries = Dir::new(dir)?;
     while let Some(entry) = entries.read() {
         let entry = entry?;
         let name = entry.file_name();
         if name == c"." || name == c".." {
             continue;
         }
+        let dir = entries.fd()?;
         if entry.file_type() == FileType::Directory {
-            empty(open_child(dir.as_fd(), name)?)?;
-            unlinkat(&dir, name, AtFlags::REMOVEDIR)?;
+            empty(open_child(dir, name)?)?;
+            unlinkat(dir, name, AtFlags::REMOVEDIR)?;
         } else {
-            remove_at(dir.as_fd(), name)?;
+            remove_at(dir, name)?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_removed_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outside, tree) = (dir.path().join("outside"), dir.path().join("tree"));
+        std::fs::create_dir_all(outside.join("kept")).unwrap();
+        std::fs::create_dir_all(tree.join("a/b")).unwrap();
+        std::os::unix::fs::symlink(&outside, tree.join("a/link")).unwrap();
+        remove_tree(&tree).unwrap();
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists() && outside.join("kept").exists());
+        // Also where the tree itself is a link.
+        std::os::unix::fs::symlink(&outside, &tree).unwrap();
+        remove_tree(&tree).unwrap();
+        assert!(std::fs::symlink_metadata(&tree).is_err() && outside.join("kept").exists());
+    }
+
+    #[test]
+    fn what_is_mounted_is_not_entered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outside, mounted) = (dir.path().join("outside"), dir.path().join("tree/mounted"));
+        std::fs::create_dir_all(&outside).unwrap();
+        std::fs::write(outside.join("kept"), "").unwrap();
+        std::fs::create_dir_all(&mounted).unwrap();
+        if let Err(error) = rustix::mount::mount_bind(&outside, &mounted) {
+            eprintln!("SKIPPED: a bind mount needs root: {error}");
+            return;
+        }
+        let removed = remove_tree(&dir.path().join("tree"));
+        rustix::mount::unmount(&mounted, rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert_eq!(removed.unwrap_err().kind(), io::ErrorKind::CrossesDevices);
+        assert!(outside.join("kept").exists());
+    }
 }
