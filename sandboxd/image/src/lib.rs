@@ -18,6 +18,8 @@ mod store;
 mod tar;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use archive::Format;
 pub use content::{Algorithm, BadDigest, BlobWriter, Digest, Hasher};

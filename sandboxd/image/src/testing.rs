@@ -31,20 +31,25 @@ pub(crate) fn layer_tar(text: &str) -> Vec<u8> {
     Tar::default().dir("dir/").file(&format!("dir/{text}"), text.as_bytes()).end()
 }
 
-/// A docker archive of "example.org/NAME:1" with a layer for each text.
-pub(crate) fn image_archive(dir: &Path, name: &str, layers: &[&str]) -> PathBuf {
-    let tars: Vec<_> = layers.iter().map(|text| layer_tar(text)).collect();
-    let diff_ids: Vec<_> = tars.iter().map(|tar| Digest::of(tar).to_string()).collect();
+/// The configuration of an image with such layers.
+pub(crate) fn config_of(name: &str, layers: &[&str]) -> String {
+    let diff_ids: Vec<_> = layers.iter().map(|text| Digest::of(&layer_tar(text)).to_string()).collect();
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux", "config": { "Env": [format!("NAME={name}")] },
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
+    config.to_string()
+}
+
+/// A docker archive of "example.org/NAME:1" with a layer for each text.
+pub(crate) fn image_archive(dir: &Path, name: &str, layers: &[&str]) -> PathBuf {
+    let tars: Vec<_> = layers.iter().map(|text| layer_tar(text)).collect();
     let paths: Vec<_> = (0..tars.len()).map(|n| format!("{n}/layer.tar")).collect();
     let manifest = serde_json::json!([
         { "Config": "config.json", "RepoTags": [format!("example.org/{name}:1")], "Layers": paths },
     ]);
     let mut tar = Tar::default()
-        .file("config.json", config.to_string().as_bytes())
+        .file("config.json", config_of(name, layers).as_bytes())
         .file("manifest.json", manifest.to_string().as_bytes());
     for (path, layer) in paths.iter().zip(&tars) {
         tar = tar.file(path, layer);

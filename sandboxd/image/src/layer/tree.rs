@@ -103,7 +103,8 @@ impl Tree {
         }
         match self.plain(path) {
             Ok(fd) => Ok(Rc::new(fd)),
-            Err(Errno::LOOP) => self.walk(path, false),
+            // A link in the middle is the one, a link at the end the other.
+            Err(Errno::LOOP | Errno::NOTDIR) => self.walk(path, false),
             Err(e) => Err(e.into()),
         }
     }
