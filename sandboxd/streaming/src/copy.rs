@@ -1,5 +1,7 @@
 //! Moves bytes from a reader to a writer.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::CHUNK;
@@ -33,6 +35,26 @@ where
             return Copied::Broken;
         }
         moved();
+    }
+}
+
+/// How long a channel may take nothing before its client is asked whether it is still there.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// Writes to a channel's inbox; false: nobody reads it any more. While it takes nothing, the client's end cannot be
+/// read either: `probe` is called every few seconds, to send something. A client that is gone resets the connection
+/// then, and the next write notices.
+pub(crate) async fn deliver<W>(inbox: &mut W, bytes: &[u8], mut probe: impl FnMut()) -> bool
+where
+    W: AsyncWrite + Unpin,
+{
+    let written = inbox.write_all(bytes);
+    tokio::pin!(written);
+    loop {
+        match tokio::time::timeout(STUCK, &mut written).await {
+            Ok(written) => return written.is_ok(),
+            Err(_) => probe(),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Port-forward in every form.
 
+#![allow(clippy::unwrap_used, reason = "tests may unwrap")]
+
 mod common;
 
 use std::time::Duration;

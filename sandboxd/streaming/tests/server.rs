@@ -1,5 +1,7 @@
 //! What the server does before a session, beside it and at its end.
 
+#![allow(clippy::unwrap_used, reason = "tests may unwrap")]
+
 mod common;
 
 use std::time::Duration;
@@ -37,6 +39,16 @@ async fn what_is_no_upgrade_is_refused() {
     let mut put = server.exec("true", OUTPUT);
     put.method = Method::PUT;
     assert_eq!(refused(&put, &[spdy, version]).await, 405);
+}
+
+/// Go's client throws the header away where it says `close`.
+#[tokio::test]
+async fn an_upgrade_says_nothing_else() {
+    let server = serve().await;
+    let headers = [("Upgrade", "SPDY/3.1"), ("X-Stream-Protocol-Version", V4)];
+    let (_io, headers) = server.exec("true", OUTPUT).upgrade(&headers).await.unwrap();
+    assert_eq!(headers["connection"], "Upgrade");
+    assert_eq!(headers["upgrade"], "SPDY/3.1");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Exec and attach over SPDY, in every version.
 
+#![allow(clippy::unwrap_used, reason = "tests may unwrap")]
+
 mod common;
 
 use std::time::Duration;
@@ -135,7 +137,7 @@ async fn a_client_that_goes_ends_its_session() {
 async fn a_megabyte_in_one_write_comes_back() {
     let server = serve().await;
     let mut remote = Remote::open(&server.exec("cat", ALL), &[V4], ALL).await.unwrap();
-    let bytes: Vec<u8> = (0..1_000_000u32).map(|n| (n % 251) as u8).collect();
+    let bytes: Vec<u8> = (0..=250u8).cycle().take(1_000_000).collect();
     let mut stdin = remote.stdin.take().unwrap();
     let sent = bytes.clone();
     let typing = tokio::spawn(async move {
@@ -153,4 +155,17 @@ async fn a_token_is_good_once() {
     Remote::open(&endpoint, &[V4], OUTPUT).await.unwrap().outcome().await.unwrap();
     let again = Remote::open(&endpoint, &[V4], OUTPUT).await.unwrap_err();
     assert!(matches!(again, ClientError::Refused { status, .. } if status == 404), "{again}");
+}
+
+/// The server's reader is stuck in input that nobody takes: it cannot see the client's end there.
+#[tokio::test]
+async fn a_client_that_goes_ends_a_stuck_session() {
+    let server = serve().await;
+    let mut remote = Remote::open(&server.exec("sleep 1000", ALL), &[V4], ALL).await.unwrap();
+    let mut stdin = remote.stdin.take().unwrap();
+    let stuck = async { while stdin.write_all(&[b'x'; 8192]).await.is_ok() {} };
+    assert!(tokio::time::timeout(Duration::from_secs(1), stuck).await.is_err());
+    drop((stdin, remote));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    server.quiet().await;
 }

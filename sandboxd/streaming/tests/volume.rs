@@ -1,5 +1,7 @@
 //! Much data, and clients that are slow.
 
+#![allow(clippy::unwrap_used, reason = "tests may unwrap")]
+
 mod common;
 
 use std::io::Read;
@@ -19,7 +21,7 @@ fn sum(state: u64, bytes: &[u8]) -> u64 {
 }
 
 fn block(n: usize) -> Vec<u8> {
-    (0..32 << 10).map(|i| ((n * 31 + i * 7) % 253) as u8).collect()
+    (0..32 << 10).map(|i| u8::try_from((n * 31 + i * 7) % 253).unwrap()).collect()
 }
 
 #[tokio::test]

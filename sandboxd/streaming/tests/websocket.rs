@@ -1,5 +1,7 @@
 //! Exec and attach over WebSocket, in every subprotocol.
 
+#![allow(clippy::unwrap_used, reason = "tests may unwrap")]
+
 mod common;
 
 use std::time::Duration;
@@ -127,5 +129,17 @@ async fn a_message_beyond_the_limit_ends_the_session() {
     let mut channels = Channels::open(&server.exec("cat >/dev/null", ALL), &[V5]).await.unwrap();
     // The server hangs up while it is being sent.
     let _ = channels.send(0, &vec![0; 17 << 20]).await;
+    server.quiet().await;
+}
+
+/// As the one over SPDY.
+#[tokio::test]
+async fn a_client_that_goes_ends_a_stuck_session() {
+    let server = serve().await;
+    let mut channels = Channels::open(&server.exec("sleep 1000", ALL), &[V5]).await.unwrap();
+    let stuck = async { while channels.send(0, &[b'x'; 8192]).await.is_ok() {} };
+    assert!(tokio::time::timeout(Duration::from_secs(1), stuck).await.is_err());
+    drop(channels);
+    tokio::time::sleep(Duration::from_secs(10)).await;
     server.quiet().await;
 }

@@ -31,15 +31,15 @@ pub(super) struct Offered {
 }
 
 /// The 101 with what it agrees to, or the refusal.
-pub(super) fn upgrade(
-    headers: &HeaderMap,
-    offered: Offered,
-) -> Result<(Spoken, Response<String>), Response<String>> {
+pub(super) type Agreement = Result<(Spoken, Response<String>), Box<Response<String>>>;
+
+/// Agrees on a protocol.
+pub(super) fn upgrade(headers: &HeaderMap, offered: Offered) -> Agreement {
     if !listed(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
-        return Err(refusal(
+        return Err(Box::new(refusal(
             StatusCode::BAD_REQUEST,
             "unable to upgrade: the request has no header Connection: Upgrade",
-        ));
+        )));
     }
     let wanted: Vec<_> = listed(headers, &header::UPGRADE).collect();
     if wanted.iter().any(|name| name.eq_ignore_ascii_case("websocket")) {
@@ -48,15 +48,15 @@ pub(super) fn upgrade(
         spdy(headers, offered)
     } else {
         let text = format!("unable to upgrade to {wanted:?}: {} and websocket are spoken here", spdy::NAME);
-        Err(refusal(StatusCode::BAD_REQUEST, &text))
+        Err(Box::new(refusal(StatusCode::BAD_REQUEST, &text)))
     }
 }
 
-fn spdy(headers: &HeaderMap, offered: Offered) -> Result<(Spoken, Response<String>), Response<String>> {
+fn spdy(headers: &HeaderMap, offered: Offered) -> Agreement {
     let wanted: Vec<_> = listed(headers, &VERSION).collect();
     if wanted.is_empty() {
         let text = "unable to upgrade: X-Stream-Protocol-Version is required";
-        return Err(refusal(StatusCode::BAD_REQUEST, text));
+        return Err(Box::new(refusal(StatusCode::BAD_REQUEST, text)));
     }
     let Some(protocol) = common(&wanted, offered.spdy) else {
         let text = format!(
@@ -67,22 +67,22 @@ fn spdy(headers: &HeaderMap, offered: Offered) -> Result<(Spoken, Response<Strin
         for name in offered.spdy {
             response.headers_mut().append(ACCEPTED, header::HeaderValue::from_static(name));
         }
-        return Err(response);
+        return Err(Box::new(response));
     };
     let mut response = switching(spdy::NAME);
     response.headers_mut().insert(VERSION, header::HeaderValue::from_static(protocol));
     Ok((Spoken::Spdy(protocol), response))
 }
 
-fn websocket(headers: &HeaderMap, offered: Offered) -> Result<(Spoken, Response<String>), Response<String>> {
+fn websocket(headers: &HeaderMap, offered: Offered) -> Agreement {
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         let mut response =
             refusal(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version: only 13 is spoken here");
         response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, header::HeaderValue::from_static("13"));
-        return Err(response);
+        return Err(Box::new(response));
     }
     let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
-        return Err(refusal(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"));
+        return Err(Box::new(refusal(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing")));
     };
     let wanted: Vec<_> = listed(headers, &header::SEC_WEBSOCKET_PROTOCOL).collect();
     // The client's order counts: it names what it likes best first.
@@ -100,7 +100,7 @@ fn websocket(headers: &HeaderMap, offered: Offered) -> Result<(Spoken, Response<
                 "requested protocol(s) are not supported: {wanted:?}; supports {:?}",
                 offered.websocket
             );
-            return Err(refusal(StatusCode::FORBIDDEN, &text));
+            return Err(Box::new(refusal(StatusCode::FORBIDDEN, &text)));
         }
     };
     let mut response = switching("websocket");
@@ -152,8 +152,10 @@ fn switching(to: &'static str) -> Response<String> {
 pub(super) fn refusal(status: StatusCode, text: &str) -> Response<String> {
     let mut response = Response::new(format!("{text}\n"));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    // A connection's place is for one request. It is said here only: beside an upgrade, Go's client would throw the
+    // whole header away.
+    headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     response
 }

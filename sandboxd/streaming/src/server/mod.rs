@@ -220,7 +220,6 @@ where
         std::future::ready(Ok::<_, std::convert::Infallible>(answer))
     });
     let connection = http1::Builder::new()
-        .keep_alive(false)
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST)
         .serve_connection(TokioIo::new(io), service)

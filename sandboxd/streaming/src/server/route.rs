@@ -69,7 +69,7 @@ pub(super) fn answer(
     };
     let (spoken, response) = match upgrade(request.headers(), Kind::of(&target).offered()) {
         Ok(agreed) => agreed,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     if let Target::PortForward { ports, .. } = &mut target
         && ports.is_empty()

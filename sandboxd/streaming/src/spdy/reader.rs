@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 
@@ -15,9 +15,12 @@ use super::table::Table;
 use super::writer::Out;
 use super::{Headers, Inflater};
 use crate::CHUNK;
+use crate::copy::deliver;
 
 /// What a stream holds of the peer's data before its reader takes it.
 pub(super) const INBOX: usize = 64 << 10;
+/// The id of pings to a client: even ones are the server's.
+const PROBE: u32 = 2;
 /// Streams of a connection that are open at once.
 const MAX_STREAMS: usize = 2048;
 
@@ -71,8 +74,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             left -= read;
+            let out = &self.out;
+            // A queue that is full sends by itself.
+            let probe = || drop(out.try_send(Out::Ping { id: PROBE }));
             if let Some(open) = &mut inbox
-                && open.write_all(&buffer[..read]).await.is_err()
+                && !deliver(open, &buffer[..read], probe).await
             {
                 inbox = None;
             }
@@ -92,7 +98,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
             Control::Headers { stream, fin } => self.finished(stream, fin),
             Control::Reset { stream } => self.table.reset(stream),
-            // One of the peer's own comes back; an answer to ours (there are none) would have the other parity.
+            // One of the peer's own comes back; an answer to ours has the other parity.
             Control::Ping { id } if id % 2 == self.parity => self.send(Out::Ping { id }).await?,
             // A peer that says goodbye still reads what is on its way, and closes by itself.
             Control::Ping { .. } | Control::GoAway | Control::Ignored => {}

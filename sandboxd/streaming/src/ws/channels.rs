@@ -102,7 +102,8 @@ impl Channels {
             let writer = ChannelWriter::new(PollSender::new(queue.clone()), codec, number, gone.clone());
             channels.push(Channel { reader: read.then_some(outside), writer });
         }
-        let reader = reader::Reader { stream, inboxes, codec, half_close, gone: gone.clone() };
+        let reader =
+            reader::Reader { stream, inboxes, queue: queue.clone(), codec, half_close, gone: gone.clone() };
         let connection = Self {
             queue,
             reader: tokio::spawn(reader.run()),

@@ -1,13 +1,16 @@
 //! Hands the client's messages to the channels.
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::Codec;
+use crate::copy::deliver;
 
 /// The channel whose messages end the channel that they name.
 const CLOSE: u8 = 255;
@@ -15,6 +18,7 @@ const CLOSE: u8 = 255;
 pub(super) struct Reader<T> {
     pub(super) stream: SplitStream<WebSocketStream<T>>,
     pub(super) inboxes: Vec<Option<DuplexStream>>,
+    pub(super) queue: mpsc::Sender<Message>,
     pub(super) codec: Codec,
     pub(super) half_close: bool,
     pub(super) gone: CancellationToken,
@@ -43,9 +47,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Reader<T> {
                 }
                 continue;
             }
+            let queue = &self.queue;
+            // A queue that is full sends by itself.
+            let probe = || drop(queue.try_send(Message::Ping(Bytes::new())));
             if let Some(inbox) = self.inboxes.get_mut(usize::from(channel))
                 && let Some(open) = inbox
-                && open.write_all(&data).await.is_err()
+                && !deliver(open, &data, probe).await
             {
                 *inbox = None;
             }

@@ -1,6 +1,6 @@
 //! A backend made of this machine's processes, and of servers in the test.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part; tests may unwrap")]
 
 use std::process::Stdio;
 use std::sync::Arc;
