@@ -3,6 +3,7 @@
 //! A refusal names the field's path, its value, the reason and what to do ([`Invalid`]). Nothing here
 //! touches the node: what must be known of it comes in [`Host`].
 
+mod container;
 mod identity;
 mod namespaces;
 mod network;
@@ -20,6 +21,7 @@ use sandboxd_api::cri;
 
 use crate::pod::spec::PodSpec;
 
+pub use container::container_spec;
 pub use why::{Invalid, Why};
 
 /// What validation must know of the node.

@@ -76,7 +76,8 @@ impl Effects for Rooms {
         let hostname = hostname(pod)?;
         let resolv_conf =
             dns::resolv_conf(&pod.spec.dns, Path::new(HOST_RESOLV_CONF)).map_err(PodError::Network)?;
-        for (name, content) in [("resolv.conf", resolv_conf.as_slice()), ("hostname", hostname.as_bytes())] {
+        let line = format!("{hostname}\n");
+        for (name, content) in [("resolv.conf", resolv_conf.as_slice()), ("hostname", line.as_bytes())] {
             let path = dir.join(name);
             fs::write(&path, content).map_err(io_error(format!("writing {}", path.display())))?;
         }
