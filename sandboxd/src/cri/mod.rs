@@ -11,6 +11,7 @@
 //! and was undone, is shown by the console alone. Otherwise kubelet's garbage collector would take a pod
 //! under construction for a dead one.
 
+mod container_service;
 pub mod error;
 mod events;
 mod filter;
@@ -26,6 +27,7 @@ mod tests;
 mod translate;
 pub mod validate;
 
+pub use container_service::{ContainerService, ExecOutput};
 pub use error::CriError;
 pub use events::{ContainerChange, ContainerSource, Events};
 pub use node::{HandlerReport, NodeReport};
