@@ -50,6 +50,10 @@ impl Ready {
         &self.base.pod
     }
 
+    pub(in crate::pod) fn infra(&self) -> Option<Arc<dyn Infra>> {
+        self.infra.clone()
+    }
+
     /// Waits for the end of the infra container; for ever where there is none.
     pub(in crate::pod) async fn ended(&self) -> Exit {
         match &self.infra {
