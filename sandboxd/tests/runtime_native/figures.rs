@@ -71,3 +71,53 @@ async fn twenty_pods_are_quick_small_and_invisible() {
     assert!(each < 1024, "{each} kB a pod");
     assert!(median(creates).0 < Duration::from_millis(100));
 }
+
+#[tokio::test]
+async fn containers_and_execs_are_quick_and_small() {
+    need_root!();
+    use super::bench_box::{Box, Cgroup, Given};
+    use sandboxd::runtime::task::{ExecPlan, Wanted};
+    const ROUNDS: usize = 30;
+    let Some(cgroup) = Cgroup::new() else { return };
+    let pod = Box::pod(true).await;
+    let bare = pss(pod.pod.infra.shim_pid());
+    let (mut makes, mut execs, mut removes) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let mut given = Given::shell("sleep 60");
+        given.cgroup = cgroup.procs();
+        let plan = pod.plan(given);
+        let begun = Instant::now();
+        let task = pod.pod.infra.create_container(plan).await.unwrap();
+        task.start().await.unwrap();
+        makes.push(begun.elapsed());
+        let begun = Instant::now();
+        task.remove().await.unwrap();
+        removes.push(begun.elapsed());
+    }
+    let mut given = Given::shell("sleep 60");
+    given.cgroup = cgroup.procs();
+    let (task, _) = pod.make(given).await;
+    task.start().await.unwrap();
+    let one = pss(pod.pod.infra.shim_pid());
+    for _ in 0..ROUNDS {
+        let process = Given::args(&["true"]).spec.process().clone().unwrap();
+        let wanted = Wanted { stdin: false, stdout: true, stderr: true };
+        let begun = Instant::now();
+        let process = task.exec(ExecPlan { process, wanted }).await.unwrap();
+        let streams = process.take_streams();
+        super::bench_box::read_all(streams.stdout).await;
+        super::bench_box::read_all(streams.stderr).await;
+        process.wait().await;
+        execs.push(begun.elapsed());
+    }
+    let after = pss(pod.pod.infra.shim_pid());
+    println!(
+        "create and start {:?}, remove {:?}, exec true {:?} (median, min, max); PSS of the shim: {bare} kB without, \
+         {one} kB with a container, {after} kB after {ROUNDS} more and execs",
+        median(makes),
+        median(removes),
+        median(execs),
+    );
+    assert!(after < 1024, "{after} kB");
+    pod.end().await;
+}

@@ -28,7 +28,10 @@ impl Child {
     /// Takes the exit status if it has ended.
     pub fn reap(&mut self) -> Option<Ended> {
         while self.ended.is_none() {
-            let exit = match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            let exit = match waitid(
+                WaitId::PidFd(self.pidfd.as_fd()),
+                WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+            ) {
                 Err(Errno::INTR) => continue,
                 Ok(None) => break,
                 Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {

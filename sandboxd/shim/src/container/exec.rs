@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, unlinkat};
@@ -144,8 +145,11 @@ fn inside<K: Guest>(
 ) -> Result<Infallible, Option<StepError>> {
     process::settle(kernel, user)?;
     warnings.extend(process::clamp(kernel, &mut command)?);
-    let root = rootfs::here_root(kernel)?;
-    let terminal = if command.terminal { Some(rootfs::terminal(kernel, root.as_fd(), &command)?) } else { None };
+    // Never closed by a destructor: `keep` closes them, or gives their numbers to others.
+    let root = ManuallyDrop::new(rootfs::here_root(kernel)?);
+    let terminal =
+        if command.terminal { Some(rootfs::terminal(kernel, root.as_fd(), &command)?) } else { None };
+    let terminal = ManuallyDrop::new(terminal);
     let label = match &command.label {
         // The container's own /proc: what else lies there does not take a label, and that is an error.
         Some(_) => {
@@ -155,6 +159,7 @@ fn inside<K: Guest>(
         }
         None => None,
     };
+    let label = ManuallyDrop::new(label);
     let streams = terminal.as_ref().map_or(streams, |(_, slave)| [slave.as_fd(); 3]);
     let master = terminal.as_ref().map(|(master, _)| master.as_fd());
     let label = label.as_ref().map(AsFd::as_fd);

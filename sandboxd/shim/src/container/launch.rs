@@ -34,11 +34,18 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Word {
     /// With the pidfd.
-    Born { pid: i32 },
+    Born {
+        pid: i32,
+    },
     /// With the master of the terminal, if there is one.
-    Ready { warnings: Vec<String> },
+    Ready {
+        warnings: Vec<String>,
+    },
     Go,
-    Failed { step: String, errno: i32 },
+    Failed {
+        step: String,
+        errno: i32,
+    },
 }
 
 /// What the go-between does.

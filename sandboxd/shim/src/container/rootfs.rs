@@ -43,7 +43,8 @@ pub fn build<K: Guest>(kernel: &K, view: View<'_>) -> Result<Built, StepError> {
     }
     devices(kernel, root, view)?;
     for (link, target) in &plan.links {
-        let made = parent(kernel, root, link).and_then(|(dir, name)| kernel.make_link(dir.as_fd(), name, target));
+        let made =
+            parent(kernel, root, link).and_then(|(dir, name)| kernel.make_link(dir.as_fd(), name, target));
         match made {
             Err(Errno::EXIST) => {}
             other => other.step(|| format!("make the symbolic link {link} to {target}"))?,
@@ -163,8 +164,7 @@ fn devices<K: Guest>(kernel: &K, root: BorrowedFd<'_>, view: View<'_>) -> Result
             continue;
         }
         let (dir, name) = parent(kernel, root, &node.path).step(words)?;
-        let make =
-            || kernel.make_node(dir.as_fd(), name, node.kind, node.mode, (node.major, node.minor));
+        let make = || kernel.make_node(dir.as_fd(), name, node.kind, node.mode, (node.major, node.minor));
         match make() {
             Err(Errno::EXIST) => kernel.unlink(dir.as_fd(), name).and_then(|()| make()).step(words)?,
             other => other.step(words)?,

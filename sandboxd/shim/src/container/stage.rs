@@ -8,8 +8,8 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use sandboxd_shim::plan::{Attrs, Plan};
 use sandboxd_shim::plan::container::{ContainerPlan, Mount, MountAttrs, Propagation, Source};
+use sandboxd_shim::plan::{Attrs, Plan};
 
 use super::rootfs::descriptor;
 use crate::kernel::{Change, Guest, Kind, PRIVATE, here};
@@ -94,9 +94,9 @@ fn fill<K: Guest>(
     let Some(host_ids) = host_ids else { return Ok(()) };
     for (index, device) in plan.devices.iter().enumerate() {
         let words = || format!("make the device {}", device.path);
-        let (uid, gid) = host_ids(device.uid, device.gid).ok_or(Errno::OVERFLOW).step(|| {
-            format!("map the owner {}:{} of the device {}", device.uid, device.gid, device.path)
-        })?;
+        let (uid, gid) = host_ids(device.uid, device.gid)
+            .ok_or(Errno::OVERFLOW)
+            .step(|| format!("map the owner {}:{} of the device {}", device.uid, device.gid, device.path))?;
         let path = node(index);
         kernel.umask(0);
         let made = kernel.make_node(here(), &path, device.kind, device.mode, (device.major, device.minor));
@@ -130,12 +130,7 @@ fn change<K: Guest>(
     if own == Change::default() { Ok(()) } else { kernel.change(mount, "", own) }
 }
 
-fn attach<K: Guest>(
-    kernel: &K,
-    mount: BorrowedFd<'_>,
-    index: u8,
-    staged: &mut Staged,
-) -> Result<(), Errno> {
+fn attach<K: Guest>(kernel: &K, mount: BorrowedFd<'_>, index: u8, staged: &mut Staged) -> Result<(), Errno> {
     let kind = kernel.kind(mount, "")?;
     let path = path(kind, index);
     match kind {

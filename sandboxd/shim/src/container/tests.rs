@@ -107,7 +107,13 @@ fn what_takes_the_hosts_privileges_comes_before_the_join() {
     enter(&kernel, &launch).unwrap();
     in_order(
         &kernel,
-        &["put 0", "write /proc/self/oom_score_adj 100", "limit 7 4096 4096", "join 0x50000000", "clone3 0x28000"],
+        &[
+            "put 0",
+            "write /proc/self/oom_score_adj 100",
+            "limit 7 4096 4096",
+            "join 0x50000000",
+            "clone3 0x28000",
+        ],
     );
 }
 

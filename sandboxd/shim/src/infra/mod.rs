@@ -38,9 +38,14 @@ pub use fork::write_maps;
 enum Word {
     Mapped,
     /// With a copy of the pod's shared memory, where it has any.
-    Ready { warnings: Vec<String> },
+    Ready {
+        warnings: Vec<String>,
+    },
     Go,
-    Failed { step: String, errno: i32 },
+    Failed {
+        step: String,
+        errno: i32,
+    },
 }
 
 /// A made infra container.
