@@ -11,3 +11,4 @@ mod host;
 mod life;
 mod setup;
 mod userns;
+mod volumes;
