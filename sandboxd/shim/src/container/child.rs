@@ -90,5 +90,5 @@ pub fn readable(fd: BorrowedFd<'_>, deadline: Instant) -> Result<bool, Errno> {
 /// Nanoseconds since the Unix epoch.
 pub fn now() -> i64 {
     let time = clock_gettime(ClockId::Realtime);
-    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
 }

@@ -88,7 +88,7 @@ pub fn launch(
     let forked = Linux.clone3(0).step(|| "fork".into()).map_err(|error| error.failure(None))?;
     let Forked::Parent { pid, pidfd } = forked else {
         drop(ours);
-        go_between(launch, theirs, inside)
+        go_between(launch, &theirs, inside)
     };
     drop(theirs);
     let mut between = Child::new(pid, pidfd);
@@ -101,7 +101,7 @@ pub fn launch(
 
 fn go_between(
     launch: &Launch<'_>,
-    link: OwnedFd,
+    link: &OwnedFd,
     inside: impl FnOnce(BorrowedFd<'_>, Vec<String>) -> StepError,
 ) -> ! {
     match enter(&Linux, launch) {

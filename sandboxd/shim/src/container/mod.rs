@@ -125,8 +125,7 @@ pub fn create(
     fds: Vec<OwnedFd>,
 ) -> Result<(Container, Vec<String>), Failure> {
     let host_ids = |uid, gid| pod.host_ids(uid, gid);
-    let host_ids: Option<&dyn Fn(u32, u32) -> Option<(u32, u32)>> =
-        if pod.maps.is_some() { Some(&host_ids) } else { None };
+    let host_ids: Option<&stage::HostIds<'_>> = if pod.maps.is_some() { Some(&host_ids) } else { None };
     let outside = |error: StepError| error.failure(None);
     let cgroups = plan.cgroup.iter().map(|index| descriptor(&fds, *index)).collect::<Result<Vec<_>, _>>();
     let cgroups = cgroups.step(|| "find the container's cgroup".into()).map_err(outside)?;
@@ -142,6 +141,7 @@ pub fn create(
         plan: &plan,
         fds: &fds,
         user: pod.maps.is_some(),
+        net: pod.has(libc::CLONE_NEWNET),
         pid: pod.has(libc::CLONE_NEWPID),
         ipc: pod.has(libc::CLONE_NEWIPC),
     };
@@ -266,8 +266,11 @@ impl Container {
 
     /// To the first process, or to every process of the container.
     pub fn signal(&mut self, signal: i32, all: bool) -> Result<(), Errno> {
-        if all {
-            kill::signal_all(|| self.members(), signal);
+        if all && signal == libc::SIGKILL {
+            kill::kill_all(|| self.members());
+        } else if all {
+            let first = self.child.pid;
+            kill::signal_all(|| self.members().into_iter().filter(|pid| *pid != first).collect(), signal);
         }
         self.child.signal(signal)
     }

@@ -39,6 +39,9 @@ pub fn direct(mount: &Mount, user_namespace: bool) -> bool {
     user_namespace && mount.propagation == Propagation::Shared
 }
 
+/// The host's ids for a uid and a gid of the pod's.
+pub type HostIds<'a> = dyn Fn(u32, u32) -> Option<(u32, u32)> + 'a;
+
 /// What was staged; taken away again with [`Staged::clear`].
 #[derive(Debug, Default)]
 pub struct Staged {
@@ -51,7 +54,7 @@ pub fn stage<K: Guest>(
     kernel: &K,
     plan: &ContainerPlan,
     fds: &[OwnedFd],
-    host_ids: Option<&dyn Fn(u32, u32) -> Option<(u32, u32)>>,
+    host_ids: Option<&HostIds<'_>>,
 ) -> Result<Staged, StepError> {
     let mut staged = Staged::default();
     let done = fill(kernel, plan, fds, host_ids, &mut staged);
@@ -68,7 +71,7 @@ fn fill<K: Guest>(
     kernel: &K,
     plan: &ContainerPlan,
     fds: &[OwnedFd],
-    host_ids: Option<&dyn Fn(u32, u32) -> Option<(u32, u32)>>,
+    host_ids: Option<&HostIds<'_>>,
     staged: &mut Staged,
 ) -> Result<(), StepError> {
     for mount in &plan.mounts {

@@ -189,7 +189,7 @@ fn the_view_is_built_in_order() {
     let kernel = Fake { missing: vec!["proc/absent"], ..Fake::default() };
     let fds = [fd(), fd(), fd(), fd()];
     let plan = plan();
-    let view = View { plan: &plan, fds: &fds, user: true, pid: true, ipc: true };
+    let view = View { plan: &plan, fds: &fds, user: true, net: true, pid: true, ipc: true };
     build(&kernel, view).unwrap();
     in_order(
         &kernel,
