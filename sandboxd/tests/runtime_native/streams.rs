@@ -13,7 +13,8 @@ async fn the_user_of_the_container_may_open_its_streams_again() {
     need_root!();
     for user in [true, false] {
         let pod = Box::pod(user).await;
-        let given = Given::shell("echo out > /proc/self/fd/1; echo err > /proc/self/fd/2; cat /proc/self/fd/0");
+        let given =
+            Given::shell("echo out > /proc/self/fd/1; echo err > /proc/self/fd/2; cat /proc/self/fd/0");
         let mut given = given.process(|process| {
             process.user_mut().set_uid(1000).set_gid(1000);
         });
