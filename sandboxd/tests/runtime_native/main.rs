@@ -10,5 +10,6 @@ mod figures;
 mod host;
 mod life;
 mod setup;
+mod streams;
 mod userns;
 mod volumes;
