@@ -71,7 +71,10 @@ fn runtime_code(error: &RuntimeError) -> Code {
         RuntimeError::InPod { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Code::FailedPrecondition
         }
-        RuntimeError::InPod { source, .. } | RuntimeError::Io { source, .. } => io_code(source),
+        RuntimeError::InPod { source, .. }
+        | RuntimeError::InContainer { source, .. }
+        | RuntimeError::Io { source, .. } => io_code(source),
+        RuntimeError::Command { .. } => Code::InvalidArgument,
         RuntimeError::Shim { .. } => Code::Internal,
         RuntimeError::Unsupported { .. } => Code::FailedPrecondition,
     }

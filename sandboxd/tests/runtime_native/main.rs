@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the verdict")]
 
 mod failures;
+mod bench_box;
+mod containers;
+mod execs;
 mod figures;
 mod host;
 mod life;
