@@ -9,5 +9,6 @@ mod execs;
 mod figures;
 mod host;
 mod life;
+mod prepared;
 mod setup;
 mod userns;
