@@ -168,6 +168,8 @@ pub struct ContainerState {
     /// What it wrote that its log could not take, and the last errno of a write.
     pub lost_bytes: u64,
     pub log_errno: Option<i32>,
+    /// What it wrote that attached clients were too slow for.
+    pub missed_bytes: u64,
 }
 
 /// How and when a process ended (nanoseconds since the Unix epoch).

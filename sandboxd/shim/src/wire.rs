@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn bytes_and_descriptors_arrive() {
         let (a, b) = pair();
-        let file = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
         send(a.as_fd(), b"hello", &[file.as_fd(), file.as_fd()]).unwrap();
         let got = receive(b.as_fd()).unwrap().unwrap();
         assert_eq!(got.bytes, b"hello");
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn too_many_descriptors_are_refused_on_both_sides() {
         let (a, b) = pair();
-        let file = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
         let many = vec![file.as_fd(); MAX_FDS + 1];
         assert_eq!(send(a.as_fd(), b"x", &many).unwrap_err(), Errno::TOOBIG);
         // A peer that does not keep the bound.

@@ -160,8 +160,9 @@ impl Box {
         fs::write(path.join("etc/secret"), "secret").unwrap();
         fs::copy("/bin/busybox", path.join("bin/busybox")).expect("busybox-static is needed");
         for name in [
-            "sh", "sleep", "true", "false", "id", "pwd", "cat", "echo", "stat", "ls", "touch", "mount", "umount", "kill",
-            "ps", "setsid", "tty", "stty", "mkdir", "chmod", "head", "dd", "grep", "readlink", "env", "ipcs", "wc",
+            "sh", "sleep", "true", "false", "id", "pwd", "cat", "echo", "stat", "ls", "touch", "mount",
+            "umount", "kill", "ps", "setsid", "tty", "stty", "mkdir", "chmod", "head", "dd", "grep",
+            "readlink", "env", "ipcs", "wc",
         ] {
             std::os::unix::fs::symlink("busybox", path.join("bin").join(name)).unwrap();
         }
@@ -238,7 +239,9 @@ pub async fn exec(task: &dyn Task, script: &str) -> Arc<dyn Process> {
 pub async fn read_all(stream: Option<OwnedFd>) -> String {
     let stream = stream.expect("the stream was asked for");
     rustix::io::ioctl_fionbio(&stream, false).unwrap();
-    tokio::task::spawn_blocking(move || std::io::read_to_string(fs::File::from(stream)).unwrap()).await.unwrap()
+    tokio::task::spawn_blocking(move || std::io::read_to_string(fs::File::from(stream)).unwrap())
+        .await
+        .unwrap()
 }
 
 fn idmap(tree: &OwnedFd, user: &OwnedFd) {

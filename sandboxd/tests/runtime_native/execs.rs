@@ -38,18 +38,11 @@ async fn an_exec_is_in_every_namespace_of_the_container() {
         let process = exec(&*task, "sleep 60").await;
         let pid = rustix::process::Pid::from_raw(process.pid()).unwrap();
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
-        let inode = |pidfd, kind| {
-            namespaces::inode(namespaces::of_process(pidfd, kind).unwrap().as_fd()).unwrap()
-        };
-        for kind in [
-            NsKind::User,
-            NsKind::Mnt,
-            NsKind::Net,
-            NsKind::Pid,
-            NsKind::Ipc,
-            NsKind::Uts,
-            NsKind::Cgroup,
-        ] {
+        let inode =
+            |pidfd, kind| namespaces::inode(namespaces::of_process(pidfd, kind).unwrap().as_fd()).unwrap();
+        for kind in
+            [NsKind::User, NsKind::Mnt, NsKind::Net, NsKind::Pid, NsKind::Ipc, NsKind::Uts, NsKind::Cgroup]
+        {
             assert_eq!(inode(pidfd.as_fd(), kind), inode(task.pidfd(), kind), "{kind:?}");
         }
         let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();

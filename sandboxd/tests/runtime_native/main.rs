@@ -2,10 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the verdict")]
 
-mod failures;
 mod bench_box;
 mod containers;
 mod execs;
+mod failures;
 mod figures;
 mod host;
 mod life;

@@ -178,6 +178,8 @@ impl Exec {
         self.released = true;
         if unread {
             self.io.orphaned();
+        } else {
+            self.io.let_go();
         }
     }
 

@@ -138,8 +138,8 @@ fn namespaces_of_each_pid_mode() {
         (join.into_iter().map(|(_, flags)| flags).collect::<Vec<_>>(), new)
     };
     assert_eq!(joins(PidNs::Pod), (vec![all], 0));
-    assert_eq!(joins(PidNs::New), (vec![all], libc::CLONE_NEWPID));
     let without = all & !libc::CLONE_NEWPID;
+    assert_eq!(joins(PidNs::New), (vec![without], libc::CLONE_NEWPID));
     assert_eq!(joins(PidNs::Node), (vec![without], 0));
     assert_eq!(joins(PidNs::Target("t".into())), (vec![libc::CLONE_NEWPID, without], 0));
 }

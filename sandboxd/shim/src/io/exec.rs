@@ -68,6 +68,15 @@ impl ExecIo {
         Ok(Streams { stdin, stdout, stderr: None })
     }
 
+    /// Whoever reads its output now does so alone: when he stops, the process is told (SIGPIPE, or SIGHUP of
+    /// its terminal).
+    pub fn let_go(&mut self) {
+        if !self.orphaned {
+            self.stdout = None;
+            self.stderr = None;
+        }
+    }
+
     /// Nobody reads its output any more.
     pub fn orphaned(&mut self) {
         self.orphaned = true;

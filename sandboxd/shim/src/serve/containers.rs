@@ -228,6 +228,7 @@ impl Containers {
                     exit: container.child.ended,
                     lost_bytes: log.lost_bytes,
                     log_errno: log.error,
+                    missed_bytes: container.io.missed_by_clients(),
                 };
                 let pidfd = fcntl_dupfd_cloexec(&container.child.pidfd, 3);
                 return Ok(Answer { reply: Reply::ContainerState(state), fds: pidfd.into_iter().collect() });

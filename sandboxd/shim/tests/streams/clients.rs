@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sandboxd_shim::proto::{ExecVerb, Exit, Reply, Verb, Wanted};
+use sandboxd_shim::proto::{ExecVerb, Exit, Reply, Wanted};
 
 use super::need_root;
 use super::pod::{ALL, PATIENCE, Pod, Streams, Wants, read_to_end, read_until, readable, records, write_all};
@@ -160,6 +160,19 @@ fn an_exec_goes_on_when_the_daemon_goes() {
 }
 
 #[test]
+fn a_released_exec_is_told_that_nobody_reads() {
+    need_root!();
+    let mut pod = Pod::new();
+    let (id, _) = pod.run("sleep 100", Wants::default());
+    let (exec, pidfd, streams) = pod.exec(&id, "exec yes", ALL, false);
+    assert_eq!(pod.exec_verb(exec, ExecVerb::Release { drop: false }), Reply::Done);
+    let stdout = streams.stdout.as_ref().unwrap();
+    assert!(read_until(stdout, |seen| seen.len() > 1_000_000).0.starts_with(b"y\ny\n"));
+    drop(streams);
+    readable(&pidfd);
+}
+
+#[test]
 fn a_daemon_that_comes_back_attaches_again_and_the_log_has_no_gap() {
     need_root!();
     let mut pod = Pod::new();
@@ -172,7 +185,7 @@ fn a_daemon_that_comes_back_attaches_again_and_the_log_has_no_gap() {
     let second = pod.attach(&id, ALL);
     write_all(second.stdin.as_ref().unwrap(), b"after\n");
     assert_eq!(read_until(second.stdout.as_ref().unwrap(), |seen| seen.len() >= 6).0, b"after\n");
-    assert_eq!(pod.verb(&id, Verb::Remove).0, Reply::Done);
+    pod.remove(&id);
     let texts: Vec<_> = records(&mut log).into_iter().map(|record| record.2).collect();
     assert_eq!(texts, ["before", "after"]);
     assert_eq!(read_to_end(second.stdout.as_ref().unwrap()), b"");

@@ -1,5 +1,7 @@
 //! Streams of real containers of a real shim: logs, attached clients, terminals, execs.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the verdict")]
+
 mod clients;
 mod logs;
 mod pod;

@@ -66,7 +66,7 @@ impl Pod {
         for name in ["sh", "cat", "sleep", "seq", "stty", "dd", "head", "true", "yes", "tr"] {
             std::os::unix::fs::symlink("busybox", rootfs.path().join("bin").join(name)).unwrap();
         }
-        let mut pod = Self { shim, link: Some(ours), dir, rootfs, count: 0 };
+        let pod = Self { shim, link: Some(ours), dir, rootfs, count: 0 };
         let create = Request::Create(Box::new(infra(pod.dir.path())));
         let reply = pod.ask(&create, &[]);
         assert!(matches!(reply.0, Reply::Created { .. }), "{:?}", reply.0);
@@ -125,6 +125,11 @@ impl Pod {
         let (id, log) = self.create(script, wants);
         self.start(&id);
         (id, log)
+    }
+
+    pub fn remove(&self, id: &str) {
+        let (reply, _) = self.verb(id, Verb::Remove);
+        assert!(matches!(reply, Reply::Removed { .. }), "{reply:?}");
     }
 
     pub fn state(&self, id: &str) -> ContainerState {

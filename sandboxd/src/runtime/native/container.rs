@@ -3,7 +3,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process as OciProcess, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process as OciProcess, Spec,
+};
 use sandboxd_shim::plan::container::{
     Command, ContainerPlan, ExecCgroups, ExecPlan, Node, NodeKind, PidNs, Propagation, Rootfs,
 };
@@ -60,7 +62,11 @@ pub fn prepare(
     let mut fds = Descriptors::default();
     let mut warnings = Vec::new();
     let has = |kind| {
-        linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == kind && namespace.path().is_none())
+        linux
+            .namespaces()
+            .iter()
+            .flatten()
+            .any(|namespace| namespace.typ() == kind && namespace.path().is_none())
     };
     let maps = (
         linux.uid_mappings().as_deref().unwrap_or_default(),
@@ -91,7 +97,8 @@ pub fn prepare(
     let root = spec.root().as_ref();
     // A /dev of the host's has its nodes.
     let own_dev = !spec.mounts().iter().flatten().any(|mount| {
-        mount.destination().as_os_str() == "/dev" && matches!(mount.typ().as_deref(), None | Some("bind" | "none"))
+        mount.destination().as_os_str() == "/dev"
+            && matches!(mount.typ().as_deref(), None | Some("bind" | "none"))
     });
     let plan = ContainerPlan {
         id: task.id.as_str().to_owned(),
@@ -111,7 +118,11 @@ pub fn prepare(
         },
         mounts,
         devices: if own_dev { devices(linux.devices().iter().flatten())? } else { Vec::new() },
-        links: if own_dev { LINKS.map(|(link, target)| (link.into(), target.into())).into() } else { Vec::new() },
+        links: if own_dev {
+            LINKS.map(|(link, target)| (link.into(), target.into())).into()
+        } else {
+            Vec::new()
+        },
         masked: linux.masked_paths().clone().unwrap_or_default(),
         read_only: linux.readonly_paths().clone().unwrap_or_default(),
         command,
@@ -139,7 +150,10 @@ fn refuse(spec: &Spec, linux: &Linux) -> Result<(), RuntimeError> {
     let asked = [
         (hooks, "hooks"),
         (spec.domainname().is_some(), "a domain name"),
-        (some(linux.sysctl().as_ref().is_some_and(|all| !all.is_empty())), "sysctls of a container: set the pod's"),
+        (
+            some(linux.sysctl().as_ref().is_some_and(|all| !all.is_empty())),
+            "sysctls of a container: set the pod's",
+        ),
         (linux.net_devices().as_ref().is_some_and(|all| !all.is_empty()), "linux.netDevices"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
@@ -242,7 +256,8 @@ fn devices<'a>(asked: impl Iterator<Item = &'a LinuxDevice>) -> Result<Vec<Node>
     for device in asked {
         let path = text(device.path())?;
         let number = |number: i64| {
-            u32::try_from(number).map_err(|_| unsupported(format_args!("the device number {number} of {path}")))
+            u32::try_from(number)
+                .map_err(|_| unsupported(format_args!("the device number {number} of {path}")))
         };
         let kind = match device.typ() {
             LinuxDeviceType::C | LinuxDeviceType::U => NodeKind::Char,

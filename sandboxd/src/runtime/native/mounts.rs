@@ -91,10 +91,7 @@ pub fn mount(
     Ok(Mount { destination, source, attrs: options.attrs, propagation: options.propagation })
 }
 
-fn parse<'a>(
-    words: impl Iterator<Item = &'a String>,
-    destination: &str,
-) -> Result<Options, RuntimeError> {
+fn parse<'a>(words: impl Iterator<Item = &'a String>, destination: &str) -> Result<Options, RuntimeError> {
     let mut options = Options::default();
     for word in words {
         match word.as_str() {
@@ -160,7 +157,8 @@ fn idmap(
     source: &Path,
 ) -> Result<(), RuntimeError> {
     let Some((user, own)) = &context.user else {
-        let what = format_args!("an idmapped mount of {} in a pod without a user namespace", source.display());
+        let what =
+            format_args!("an idmapped mount of {} in a pod without a user namespace", source.display());
         return Err(unsupported(what));
     };
     let same = |asked: Option<&[LinuxIdMapping]>, own| asked.is_none_or(|asked| asked == own);
@@ -236,7 +234,8 @@ mod tests {
 
     #[test]
     fn options_are_told_apart() {
-        let options = parsed(&["rbind", "ro", "rnosuid", "rslave", "noatime", "size=1k", "newinstance"]).unwrap();
+        let options =
+            parsed(&["rbind", "ro", "rnosuid", "rslave", "noatime", "size=1k", "newinstance"]).unwrap();
         assert_eq!(options.attrs.set, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOATIME);
         assert_eq!(options.attrs.clear, libc::MOUNT_ATTR__ATIME);
         assert_eq!(options.attrs.recursive_set, libc::MOUNT_ATTR_NOSUID);

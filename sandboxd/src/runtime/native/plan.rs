@@ -113,9 +113,10 @@ fn refuse(oci: &Spec, linux: &Linux, process: &OciProcess) -> Result<(), Runtime
         (process.apparmor_profile().is_some(), "an AppArmor profile"),
         (process.selinux_label().is_some(), "an SELinux label"),
         (
-            process.capabilities().as_ref().is_some_and(|sets| {
-                sets.ambient().as_ref().is_some_and(|set| !set.is_empty())
-            }),
+            process
+                .capabilities()
+                .as_ref()
+                .is_some_and(|sets| sets.ambient().as_ref().is_some_and(|set| !set.is_empty())),
             "ambient capabilities of the infra container",
         ),
         (process.io_priority().is_some(), "an I/O priority"),

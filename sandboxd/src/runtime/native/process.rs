@@ -31,7 +31,11 @@ pub struct NativeProcess {
 
 impl NativeProcess {
     /// Asks the shim for it.
-    pub async fn execute(link: Arc<Link>, request: &Request, deadline: Duration) -> Result<Self, RuntimeError> {
+    pub async fn execute(
+        link: Arc<Link>,
+        request: &Request,
+        deadline: Duration,
+    ) -> Result<Self, RuntimeError> {
         let mut answer = link.call(request, &[], deadline).await?;
         match answer.reply {
             Reply::Executed { exec, pid, streams: which, warnings } if !answer.fds.is_empty() => {

@@ -115,7 +115,12 @@ impl NativeTask {
         self.exit.get().copied()
     }
 
-    async fn ask(&self, verb: Verb, fds: &[BorrowedFd<'_>], deadline: Duration) -> Result<Answer, RuntimeError> {
+    async fn ask(
+        &self,
+        verb: Verb,
+        fds: &[BorrowedFd<'_>],
+        deadline: Duration,
+    ) -> Result<Answer, RuntimeError> {
         let answer = self.link.call(&about(&self.id, verb), fds, deadline).await?;
         match answer.reply {
             Reply::NotDone(failure) => Err(container_failure(failure)),
@@ -212,8 +217,7 @@ impl Task for NativeTask {
     }
 
     async fn attach(&self, wanted: Wanted) -> Result<Streams, RuntimeError> {
-        let wanted =
-            ShimWanted { stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr };
+        let wanted = ShimWanted { stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr };
         let answer = self.ask(Verb::Attach(wanted), &[], ASK).await?;
         match answer.reply {
             Reply::Attached(which) => Ok(streams(which, answer.fds)),
