@@ -122,7 +122,7 @@ impl Cri {
                 supplemental_groups_policy: true,
                 // KEP-5607 wants a bind mount of the host's /sys; refused here by name.
                 user_namespaces_host_network: false,
-                mount_options: false,
+                mount_options: true,
             }),
         }
     }
