@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::DaemonError;
+use super::containers::NoContainers;
 use super::dirs::{self, Lock};
 use super::node::{self, Node};
 use super::socket::Socket;
@@ -11,7 +12,7 @@ use crate::cgroup::{CgroupSettings, Cgroups, DriverChoice};
 use crate::config::{CgroupDriver, Config, Handler, RuntimeKind};
 use crate::console::Sources;
 use crate::cri::validate::Host;
-use crate::cri::{Cri, HandlerReport};
+use crate::cri::{Cri, Events, HandlerReport};
 use crate::doctor;
 use crate::journal::Journal;
 use crate::network::{Network, NetworkSettings};
@@ -20,6 +21,7 @@ use crate::pod::{PodDefaults, PodHandler, Pods, Rooms};
 use crate::runtime::Runtime;
 use crate::runtime::namespaces::HostInodes;
 use crate::runtime::native::NativeRuntime;
+use crate::stats::Stats;
 
 /// Everything that serves, not yet serving.
 #[derive(Debug)]
@@ -93,7 +95,10 @@ impl Daemon {
         });
         let node =
             Node::new(&config, reports(&config, &native), Arc::clone(&network), &cgroups, observer, &native);
-        let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe());
+        let containers = Arc::new(NoContainers::new());
+        let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
+            .with_stats(Stats::new(cgroups, Arc::clone(&containers) as _))
+            .with_events(Events::follow(Arc::clone(pods.store()), containers));
         Ok(Self { cri, pods, sources, cri_socket, console_socket, network, config, locks })
     }
 }
