@@ -31,7 +31,7 @@ fn a_pods_figures_are_read_and_filtered() {
         let a =
             cri.run(node.pod("a").userns().label("tier", "front").annotation("note", "x").build()).await?;
         let b = cri.run(node.pod("b").label("tier", "back").build()).await?;
-        let host = cri.run(node.pod("host").network(NamespaceMode::Node).build()).await?;
+        let host = cri.run(node.pod("host").hostname("").network(NamespaceMode::Node).build()).await?;
 
         let stats =
             runtime.pod_sandbox_stats(by_id(&a[..20])).await?.into_inner().stats.context("no stats")?;
