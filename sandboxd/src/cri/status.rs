@@ -61,7 +61,8 @@ pub(super) fn pod_code(error: &PodError) -> Code {
         PodError::WrongOwner { .. } => Code::Internal,
         PodError::Abandoned => Code::Cancelled,
         PodError::Network(source) | PodError::Teardown(source) => network_code(source),
-        PodError::Cgroup(source) | PodError::Update(source) => cgroup_code(source),
+        PodError::Cgroup(source) => cgroup_code(source),
+        PodError::Update(source) => cgroup_code(source),
         PodError::Journal(source) => chain_code(source),
         PodError::Io { source, .. } => io_code(source),
     }
