@@ -625,7 +625,7 @@ fn tar_of(entries: &[(u8, String, String)]) -> Tar {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     /// Whatever the links, nothing lands outside (`unpack_blob` looks), and what was unpacked last is found
     /// where the kernel, confined to the layer, resolves its path to.
@@ -645,7 +645,12 @@ proptest! {
             let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
             let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
             let none = rustix::fs::Mode::empty();
-            let parent = rustix::fs::openat2(&root, parent, flags, none, rustix::fs::ResolveFlags::IN_ROOT).unwrap();
+            let parent =
+                match rustix::fs::openat2(&root, parent, flags, none, rustix::fs::ResolveFlags::IN_ROOT) {
+                    // It took the place of a link in its own path.
+                    Err(rustix::io::Errno::NOTDIR) => return Ok(()),
+                    parent => parent.unwrap(),
+                };
             let file = rustix::fs::openat(&parent, name, rustix::fs::OFlags::NOFOLLOW, none).unwrap();
             let text = std::io::read_to_string(File::from(file)).unwrap();
             prop_assert_eq!(text, (taken.len() - 1).to_string());
