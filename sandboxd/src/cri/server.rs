@@ -60,6 +60,12 @@ impl Cri {
         Self { events: Some(events), ..self }
     }
 
+    /// With the rpcs on containers, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_containers(self, containers: Arc<dyn ContainerService>) -> Self {
+        Self { containers: Some(containers), ..self }
+    }
+
     pub(super) fn events(&self) -> Result<&Events, CriError> {
         self.events.as_ref().ok_or(CriError::Unimplemented { rpc: "GetContainerEvents" })
     }

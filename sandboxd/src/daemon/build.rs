@@ -6,7 +6,6 @@ use std::sync::Arc;
 use sandboxd_image::{Images, Settings};
 
 use super::DaemonError;
-use super::containers::NoContainers;
 use super::dirs::{self, Lock};
 use super::node::{self, Node};
 use super::socket::Socket;
@@ -15,11 +14,7 @@ use crate::config::{CgroupDriver, Config, Handler, RuntimeKind};
 use crate::console::Sources;
 use crate::container::{Containers, Foundations};
 use crate::cri::validate::Host;
-<<<<<<< HEAD
 use crate::cri::{Cri, Events, HandlerReport, Known};
-=======
-use crate::cri::{Cri, Events, HandlerReport};
->>>>>>> stats
 use crate::doctor;
 use crate::journal::Journal;
 use crate::network::{Network, NetworkSettings};
@@ -114,7 +109,6 @@ impl Daemon {
         });
         let node =
             Node::new(&config, reports(&config, &native), Arc::clone(&network), &cgroups, observer, &native);
-<<<<<<< HEAD
         let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
             .with_containers(Arc::new(Arc::clone(&containers)))
             .with_stats(Stats::new(cgroups, Arc::clone(&known) as _))
@@ -131,13 +125,6 @@ impl Daemon {
             config,
             locks,
         })
-=======
-        let containers = Arc::new(NoContainers::new());
-        let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
-            .with_stats(Stats::new(cgroups, Arc::clone(&containers) as _))
-            .with_events(Events::follow(Arc::clone(pods.store()), containers));
-        Ok(Self { cri, pods, sources, cri_socket, console_socket, network, config, locks })
->>>>>>> stats
     }
 }
 
