@@ -19,7 +19,7 @@ async fn import(images: &Arc<Images>, dir: &Path, name: &str, layers: &[&str]) -
 }
 
 /// What the store's directories really take.
-fn measured(root: &Path) -> Usage {
+pub(super) fn measured(root: &Path) -> Usage {
     fn walk(path: &Path, usage: &mut Usage) {
         let stat = fs::symlink_metadata(path).unwrap();
         usage.bytes += if stat.is_dir() { 4096 } else { stat.len().next_multiple_of(4096) };
