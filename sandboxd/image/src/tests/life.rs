@@ -10,7 +10,8 @@ use crate::error::ImageError;
 use crate::ingest::{Names, Slot};
 use crate::manifest::Descriptor;
 use crate::model::{Image, LayerId};
-use crate::store::{Images, Limits, Settings, Usage};
+use crate::settings::{Limits, Settings, Usage};
+use crate::store::Images;
 use crate::testing::{image_archive, layer_tar, open};
 
 async fn import(images: &Arc<Images>, dir: &Path, name: &str, layers: &[&str]) -> Arc<Image> {
