@@ -175,9 +175,7 @@ impl<R: BufRead> Reader<R> {
         if kind == Kind::File {
             if let Some(found) = self.sparse(header, &pax.sparse)? {
                 kind = Kind::Sparse(found);
-            }
-            if let Some(name) = pax.sparse.name {
-                path = name;
+                path = pax.sparse.name.unwrap_or(path);
             }
         }
         Ok(Entry {
