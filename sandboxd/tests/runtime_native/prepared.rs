@@ -207,6 +207,8 @@ fn mount(container_path: &str, host_path: &Path) -> cri::Mount {
     }
 }
 
+// cri: ContainerConfig.metadata, ContainerConfig.image, ContainerConfig.command, ContainerConfig.envs
+// cri: KeyValue.key, KeyValue.value
 #[tokio::test]
 async fn a_container_of_an_image() {
     need_root!();
@@ -243,6 +245,10 @@ async fn a_container_of_an_image() {
     }
 }
 
+// cri: LinuxContainerSecurityContext.run_as_user, LinuxContainerSecurityContext.run_as_group
+// cri: LinuxContainerSecurityContext.run_as_username, LinuxContainerSecurityContext.supplemental_groups
+// cri: LinuxContainerSecurityContext.supplemental_groups_policy, LinuxContainerSecurityContext.capabilities
+// cri: Capability.add_ambient_capabilities
 #[tokio::test]
 async fn users_and_their_groups() {
     need_root!();
@@ -270,6 +276,9 @@ async fn users_and_their_groups() {
     }
 }
 
+// cri: LinuxContainerSecurityContext.readonly_rootfs, LinuxContainerSecurityContext.no_new_privs
+// cri: LinuxContainerSecurityContext.masked_paths, LinuxContainerSecurityContext.readonly_paths
+// cri: LinuxContainerSecurityContext.seccomp, LinuxContainerConfig.security_context, ContainerConfig.linux
 #[tokio::test]
 async fn what_confines_a_container() {
     need_root!();
@@ -305,6 +314,8 @@ async fn what_confines_a_container() {
     }
 }
 
+// cri: ContainerConfig.mounts, Mount.container_path, Mount.host_path, Mount.readonly
+// cri: Mount.recursive_read_only, Mount.image, Mount.image_sub_path, Mount.mount_options
 #[tokio::test]
 async fn mounts_of_a_request() {
     need_root!();
@@ -353,6 +364,8 @@ async fn mounts_of_a_request() {
     }
 }
 
+// cri: ContainerConfig.devices, Device.container_path, Device.host_path, Device.permissions
+// cri: ContainerConfig.tty, LinuxContainerSecurityContext.namespace_options
 #[tokio::test]
 async fn devices_terminals_and_pid_namespaces() {
     need_root!();
@@ -379,6 +392,7 @@ async fn devices_terminals_and_pid_namespaces() {
     }
 }
 
+// cri: LinuxContainerSecurityContext.privileged
 #[tokio::test]
 async fn a_privileged_container() {
     need_root!();

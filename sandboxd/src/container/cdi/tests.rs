@@ -23,6 +23,7 @@ fn of(names: &[&str], directories: &[&Path], user: &User) -> Result<Edits, Strin
     edits(&names, directories, user, false).map_err(|error| error.to_string())
 }
 
+// cri: ContainerConfig.CDI_devices
 #[test]
 fn devices_are_found_in_both_forms() {
     let dir = tempfile::tempdir().unwrap();

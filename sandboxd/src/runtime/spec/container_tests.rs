@@ -143,6 +143,7 @@ fn has(spec: &Spec, destination: &str, option: &str) -> bool {
     options(spec, destination).iter().any(|o| o == option)
 }
 
+// cri: ContainerConfig.args
 #[test]
 fn what_is_run() {
     let words = |s: &[&str]| s.iter().map(|w| (*w).to_owned()).collect::<Vec<String>>();
@@ -376,6 +377,7 @@ fn devices_of_a_request() {
     assert!(case.try_make().unwrap_err().to_string().contains("/dev/no-such"));
 }
 
+// cri: LinuxContainerConfig.resources, ImageSpec.user_specified_image
 #[test]
 fn annotations_and_limits() {
     let mut case = Case::new();
