@@ -10,8 +10,9 @@ use sandboxd::container::model::ContainerId;
 use sandboxd::container::prepare::{Input, Prepared, prepare};
 use sandboxd::cri::validate::{Host, container_spec};
 use sandboxd::pod::model::{FlowKind, NsKind, Pod as PodModel, PodState, Sysfs};
+use sandboxd::pod::spec::{IpcMode, PidMode};
 use sandboxd::runtime::task::{Task, TaskPlan};
-use sandboxd::runtime::{Exit, HandlerFeatures, namespaces};
+use sandboxd::runtime::{Exit, HandlerFeatures, NetworkPlan, namespaces};
 use sandboxd_api::cri;
 use sandboxd_image::{Image, ImageConfig, ImageId, Layer, LayerId, User};
 
@@ -33,6 +34,11 @@ impl Node {
     async fn of(user: bool, change: impl FnOnce(&mut Planned)) -> Self {
         let mut planned = if user { Planned::userns() } else { Planned::plain() };
         change(&mut planned);
+        Self::planned(planned).await
+    }
+
+    async fn planned(planned: Planned) -> Self {
+        let user = planned.plan.spec.namespaces.user.is_some();
         let pod = started(&runtime().await, &planned).await;
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let place = &planned.plan.dir;
@@ -157,7 +163,7 @@ fn image(dir: &Path) -> Image {
     fs::copy("/bin/busybox", one.path.join("bin/busybox")).expect("busybox-static is needed");
     for name in [
         "sh", "cat", "id", "stat", "ls", "touch", "mount", "grep", "sort", "env", "pwd", "echo", "mkdir",
-        "ps", "dd",
+        "ps", "dd", "readlink", "sleep", "test",
     ] {
         symlink("busybox", one.path.join("bin").join(name)).unwrap();
     }
@@ -404,6 +410,74 @@ async fn a_privileged_container() {
         assert_eq!(lines[1..], ["Seccomp:\t0", "mounted", "1"], "{lines:?}");
         let all = lines[0].ends_with("000001ffffffffff");
         assert_eq!(all, user, "a new user namespace has all of them: {lines:?}");
+        node.end().await;
+    }
+}
+
+/// What many a system pod is.
+#[tokio::test]
+async fn a_pod_that_shares_the_nodes_namespaces() {
+    need_root!();
+    let mut planned = Planned::with(None, NetworkPlan::Host);
+    planned.plan.spec.namespaces.pid = PidMode::Node;
+    planned.plan.spec.namespaces.ipc = IpcMode::Node;
+    let node = Node::planned(planned).await;
+    let own = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+    let wanted: Vec<String> =
+        ["net", "pid", "ipc", "uts", "user"].map(|kind| own(kind).to_str().unwrap().to_owned()).into();
+    let script = "for n in net pid ipc uts user; do readlink /proc/self/ns/$n; done; ls -d /sys/class/net/lo; \
+                  touch /sys/x 2>/dev/null || echo ro; test -d /proc/$PPID && echo host-proc; \
+                  ls -d /dev/shm /dev/mqueue; touch /etc/hosts && echo hosts";
+    let lines = node
+        .says(script, |c| {
+            context(c).namespace_options = Some(cri::NamespaceOption {
+                network: cri::NamespaceMode::Node.into(),
+                pid: cri::NamespaceMode::Node.into(),
+                ipc: cri::NamespaceMode::Node.into(),
+                ..Default::default()
+            });
+        })
+        .await;
+    assert_eq!(lines[..5], wanted);
+    assert_eq!(lines[5..], ["/sys/class/net/lo", "ro", "host-proc", "/dev/mqueue", "/dev/shm", "hosts"]);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn mounts_that_come_later_get_through_as_asked() {
+    need_root!();
+    use rustix::mount::{
+        MountFlags, MountPropagationFlags, UnmountFlags, mount as mount_at, mount_change, unmount,
+    };
+    for user in [true, false] {
+        let node = Node::new(user).await;
+        let place = node.dir.path().join("shared");
+        fs::create_dir(&place).unwrap();
+        mount_at("tmpfs", &place, "tmpfs", MountFlags::empty(), None).unwrap();
+        mount_change(&place, MountPropagationFlags::SHARED).unwrap();
+        fs::create_dir(place.join("later")).unwrap();
+        let mut asked = config("while ! test -e /slave/later/here; do sleep 0.05; done; ls /private/later");
+        asked.mounts = vec![
+            cri::Mount {
+                propagation: cri::MountPropagation::PropagationHostToContainer.into(),
+                ..mount("/slave", &place)
+            },
+            mount("/private", &place),
+        ];
+        let later = place.join("later");
+        let comes = async {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            mount_at("tmpfs", &later, "tmpfs", MountFlags::empty(), None).unwrap();
+            fs::write(later.join("here"), "").unwrap();
+        };
+        let ran = tokio::time::timeout(std::time::Duration::from_secs(20), async {
+            tokio::join!(node.run(asked), comes).0
+        })
+        .await;
+        let _ = unmount(&later, UnmountFlags::DETACH);
+        unmount(&place, UnmountFlags::DETACH).unwrap();
+        let (lines, exit, _) = ran.expect("the mount did not get through");
+        assert_eq!((exit, lines), (Exit::Code(0), Vec::new()));
         node.end().await;
     }
 }
