@@ -1,11 +1,12 @@
 //! Requests of the CRI all the way down: validated, prepared, made by the native runtime, run.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sandboxd::cgroup::{CgroupSettings, Cgroups, Devices};
 use sandboxd::container::model::ContainerId;
 use sandboxd::container::prepare::{Input, Prepared, prepare};
 use sandboxd::cri::validate::{Host, container_spec};
@@ -102,9 +103,19 @@ impl Node {
 
     /// Runs a request to its end: its output and its exit.
     async fn run(&self, config: cri::ContainerConfig) -> (Vec<String>, Exit, ContainerId) {
+        self.run_in(config, |_, _| Vec::new()).await
+    }
+
+    /// With cgroups that are made for it.
+    async fn run_in(
+        &self,
+        config: cri::ContainerConfig,
+        cgroup: impl FnOnce(&ContainerId, &Prepared) -> Vec<OwnedFd>,
+    ) -> (Vec<String>, Exit, ContainerId) {
         let (stdin, tty) = (config.stdin, config.tty);
         let pid = container_spec(config.clone(), &self.model(), &Host::probe()).unwrap().security.pid;
         let (id, prepared) = self.prepare(config);
+        let cgroup = cgroup(&id, &prepared);
         let log = self.dir.path().join(format!("{id}.log"));
         let plan = TaskPlan {
             id: id.clone(),
@@ -116,7 +127,7 @@ impl Node {
             stdin_once: false,
             tty,
             log: Some(fs::File::create(&log).unwrap().into()),
-            cgroup: Vec::new(),
+            cgroup,
         };
         let task = self.pod.infra.create_container(plan).await;
         let task: Arc<dyn Task> = task.unwrap_or_else(|error| panic!("{}", chain(&error)));
@@ -478,6 +489,55 @@ async fn mounts_that_come_later_get_through_as_asked() {
         unmount(&place, UnmountFlags::DETACH).unwrap();
         let (lines, exit, _) = ran.expect("the mount did not get through");
         assert_eq!((exit, lines), (Exit::Code(0), Vec::new()));
+        node.end().await;
+    }
+}
+
+#[tokio::test]
+async fn cgroups_are_seen_and_devices_kept_in() {
+    need_root!();
+    let cgroups = match Cgroups::detect(&CgroupSettings::default()) {
+        Ok(cgroups) => cgroups,
+        Err(error) => {
+            println!("SKIPPED: no cgroups: {}", chain(&error));
+            return;
+        }
+    };
+    // One that is not among those that every container has.
+    if !Path::new("/dev/fuse").exists() {
+        println!("SKIPPED: no /dev/fuse");
+        return;
+    }
+    for user in [true, false] {
+        let node = Node::new(user).await;
+        let mut asked = config(
+            "ls /sys/fs/cgroup | grep -cE '^(memory|cgroup.procs)$'; \
+             for f in /sys/fs/cgroup/memory/tasks /sys/fs/cgroup/cgroup.procs; do echo 1 >> $f; done 2>/dev/null || echo ro; \
+             grep -vc ':/$' /proc/self/cgroup; (: < /dev/readable) && echo readable; \
+             echo x 2>/dev/null > /dev/readable || echo not-writable; echo x > /dev/null && echo null",
+        );
+        asked.devices = vec![cri::Device {
+            container_path: "/dev/readable".into(),
+            host_path: "/dev/fuse".into(),
+            permissions: "r".into(),
+        }];
+        let wanted = ["1", "ro", "0", "readable", "not-writable", "null"].map(String::from).to_vec();
+        let mut made = None;
+        let (lines, exit, _) = node
+            .run_in(asked, |id, prepared| {
+                let planned = cgroups.plan_container("", id).unwrap();
+                let resources = prepared.spec.linux().as_ref().unwrap().resources().clone().unwrap();
+                let devices = Devices::of(resources.devices().as_ref().unwrap()).unwrap();
+                let container =
+                    cgroups.create_container(&planned, &Default::default(), &devices, None).unwrap();
+                let procs = container.procs().unwrap();
+                made = Some((container, planned));
+                procs
+            })
+            .await;
+        let (_, planned) = made.unwrap();
+        cgroups.remove(&planned).unwrap();
+        assert_eq!((exit, lines), (Exit::Code(0), wanted));
         node.end().await;
     }
 }
