@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::OnceLock;
 
 use oci_spec::runtime::{
     Linux, LinuxIdMapping, LinuxNamespaceType, LinuxSeccomp, Mount, PosixRlimitType, Process as OciProcess,
@@ -270,22 +269,16 @@ pub fn warm() -> Result<(), RuntimeError> {
     filter(&seccomp::default::profile(), &mut Vec::new()).map(drop)
 }
 
-/// The compiled filter. The default profile is the same for every pod: compiled once, it takes a millisecond.
+/// The compiled filter.
 pub fn filter(profile: &LinuxSeccomp, warnings: &mut Vec<String>) -> Result<Vec<u8>, RuntimeError> {
-    static DEFAULT: OnceLock<(LinuxSeccomp, Vec<u8>)> = OnceLock::new();
-    if let Some((known, program)) = DEFAULT.get()
-        && known == profile
-    {
-        return Ok(program.clone());
+    let filter = seccomp::compiled(profile).map_err(seccomp::SeccompError::unsupported)?;
+    // Which names of the default profile this libseccomp is too old for is no news for an operator.
+    let unknown = filter.unknown.iter().filter(|name| !seccomp::default::names(name)).cloned();
+    let unknown: Vec<String> = unknown.collect();
+    if !unknown.is_empty() {
+        warnings.push(format!("seccomp profile: calls unknown to libseccomp: {}", unknown.join(", ")));
     }
-    let filter = seccomp::compile(profile).map_err(seccomp::SeccompError::unsupported)?;
-    if *profile == seccomp::default::profile() {
-        // Which of its names this libseccomp is too old for is no news for an operator.
-        let _ = DEFAULT.set((profile.clone(), filter.program.clone()));
-    } else if !filter.unknown.is_empty() {
-        warnings.push(format!("seccomp profile: calls unknown to libseccomp: {}", filter.unknown.join(", ")));
-    }
-    Ok(filter.program)
+    Ok(filter.program.clone())
 }
 
 fn resource(typ: PosixRlimitType) -> u32 {
