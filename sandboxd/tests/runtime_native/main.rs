@@ -12,3 +12,4 @@ mod life;
 mod prepared;
 mod setup;
 mod userns;
+mod volumes;
