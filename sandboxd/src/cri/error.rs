@@ -2,6 +2,7 @@
 
 use super::validate::Invalid;
 use crate::pod::PodError;
+use crate::streaming::StreamingError;
 
 /// An error of an rpc.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,8 @@ pub enum CriError {
          yet: use a native handler"
     )]
     OciHandler { handler: String, path: String },
+    #[error(transparent)]
+    Streaming(#[from] StreamingError),
     #[error("{rpc} is not implemented by this version of sandboxd")]
     Unimplemented { rpc: &'static str },
 }

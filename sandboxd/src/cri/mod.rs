@@ -19,6 +19,7 @@ mod pods;
 mod server;
 mod services;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod translate;

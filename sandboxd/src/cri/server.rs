@@ -10,6 +10,7 @@ use super::{CriError, NodeReport, PodService, filter, info, translate};
 use crate::config::RuntimeKind;
 use crate::pod::PodError;
 use crate::pod::model::Pod;
+use crate::streaming::Streaming;
 
 /// The CRI version this is.
 pub const API_VERSION: &str = "v1";
@@ -25,6 +26,8 @@ pub struct Cri {
     pods: Arc<dyn PodService>,
     node: Arc<dyn NodeReport>,
     host: Arc<Host>,
+    /// `None`: the rpcs of streams are refused.
+    pub(super) streaming: Option<Arc<Streaming>>,
     /// Rpcs that change pods and are not finished.
     changes: TaskTracker,
 }
@@ -32,7 +35,7 @@ pub struct Cri {
 impl Cri {
     #[must_use]
     pub fn new(pods: Arc<dyn PodService>, node: Arc<dyn NodeReport>, host: Host) -> Self {
-        Self { pods, node, host: Arc::new(host), changes: TaskTracker::new() }
+        Self { pods, node, host: Arc::new(host), streaming: None, changes: TaskTracker::new() }
     }
 
     /// Waits until no rpc that changes a pod is in flight. Connections do not count: a client that only

@@ -124,6 +124,21 @@ service! {
             let batches = self.batches(request.into_inner().filter)?;
             Ok(Response::new(Box::pin(tokio_stream::iter(batches.map(Ok)))))
         }
+
+        async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+            Ok(Response::new(ExecResponse { url: self.exec_url(request.into_inner())? }))
+        }
+
+        async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+            Ok(Response::new(AttachResponse { url: self.attach_url(request.get_ref())? }))
+        }
+
+        async fn port_forward(
+            &self,
+            request: Request<PortForwardRequest>,
+        ) -> Answer<PortForwardResponse> {
+            Ok(Response::new(PortForwardResponse { url: self.port_forward_url(request.get_ref())? }))
+        }
     }
     unimplemented {
         "CreateContainer" create_container(CreateContainerRequest) -> CreateContainerResponse;
@@ -137,9 +152,6 @@ service! {
             update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
         "ReopenContainerLog" reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
         "ExecSync" exec_sync(ExecSyncRequest) -> ExecSyncResponse;
-        "Exec" exec(ExecRequest) -> ExecResponse;
-        "Attach" attach(AttachRequest) -> AttachResponse;
-        "PortForward" port_forward(PortForwardRequest) -> PortForwardResponse;
         "ContainerStats" container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
         "ListContainerStats" list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
         "StreamContainerStats"

@@ -10,6 +10,7 @@ use crate::cgroup::CgroupError;
 use crate::network::NetworkError;
 use crate::pod::PodError;
 use crate::runtime::RuntimeError;
+use crate::streaming::StreamingError;
 
 /// gRPC sends the message as a header, and peers bound those (hyper and Go: 16 KiB and up; every byte may
 /// take three when it is percent-encoded).
@@ -44,6 +45,22 @@ fn code(error: &CriError) -> Code {
         CriError::OciHandler { .. } => Code::FailedPrecondition,
         CriError::Unimplemented { .. } => Code::Unimplemented,
         CriError::Pod(pod) => pod_code(pod),
+        CriError::Streaming(error) => streaming_code(error),
+    }
+}
+
+fn streaming_code(error: &StreamingError) -> Code {
+    use StreamingError as S;
+    match error {
+        S::NoContainer { .. } | S::NoPod { .. } => Code::NotFound,
+        S::AmbiguousContainer { .. } => Code::InvalidArgument,
+        S::NotRunning { .. } | S::PodNotReady { .. } | S::Refused { .. } | S::NotServed => {
+            Code::FailedPrecondition
+        }
+        S::Full(_) => Code::ResourceExhausted,
+        S::Pod(error) => pod_code(error),
+        S::Runtime(error) => runtime_code(error),
+        S::Io { source, .. } => io_code(source),
     }
 }
 

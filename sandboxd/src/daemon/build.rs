@@ -20,6 +20,7 @@ use crate::pod::{PodDefaults, PodHandler, Pods, Rooms};
 use crate::runtime::Runtime;
 use crate::runtime::namespaces::HostInodes;
 use crate::runtime::native::NativeRuntime;
+use crate::streaming::{Served, Streaming};
 
 /// Everything that serves, not yet serving.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub struct Daemon {
     pub(super) sources: Arc<Sources>,
     pub(super) cri_socket: Socket,
     pub(super) console_socket: Socket,
+    pub(super) streams: Served,
     pub(super) network: Arc<Network>,
     pub(super) config: Config,
     /// Given up last.
@@ -93,8 +95,11 @@ impl Daemon {
         });
         let node =
             Node::new(&config, reports(&config, &native), Arc::clone(&network), &cgroups, observer, &native);
-        let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe());
-        Ok(Self { cri, pods, sources, cri_socket, console_socket, network, config, locks })
+        let targets = Arc::new(Arc::clone(&pods));
+        let (streaming, streams) = Streaming::listen(config.streaming.settings(), targets).await?;
+        let cri =
+            Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe()).with_streaming(streaming);
+        Ok(Self { cri, pods, sources, cri_socket, console_socket, streams, network, config, locks })
     }
 }
 

@@ -32,7 +32,7 @@ impl Daemon {
     /// # Errors
     /// When the CRI can no longer be served.
     pub async fn run(self, mut signals: Signals) -> Result<(), DaemonError> {
-        let Self { cri, pods, sources, cri_socket, console_socket, network, config, locks } = self;
+        let Self { cri, pods, sources, cri_socket, console_socket, streams, network, config, locks } = self;
         let (listener, cri_file) = cri_socket.listen()?;
         let (console_listener, console_file) = console_socket.listen()?;
         let closing = CancellationToken::new();
@@ -43,6 +43,8 @@ impl Daemon {
                 .serve_with_incoming(connections(console_listener)),
         );
         let metrics = metrics(&config, sources, closing.clone()).await?;
+        // Ends with `closing`: clients of streams do not end by themselves, either.
+        let streams = tokio::spawn(streams.run(closing.clone()));
         let reaper = tokio::spawn(reap_leases(Arc::clone(&pods), network));
         let served = cri
             .clone()
@@ -70,6 +72,8 @@ impl Daemon {
         served.abort();
         console.abort();
         reaper.abort();
+        // They were told when the draining began.
+        let _ = tokio::time::timeout(FAREWELL, streams).await;
         if let Some(metrics) = metrics {
             metrics.abort();
         }
