@@ -33,11 +33,11 @@ pub(super) async fn attach(running: Running, wanted: Wanted) -> Result<Session, 
         })
     });
     let (ended, typed) = oneshot::channel();
-    let detaches = wanted.stdin && !(stdin_once && !tty);
+    let detaches = wanted.stdin && (tty || !stdin_once);
     let exit = Box::pin(async move {
         let detached = async {
             if !detaches || typed.await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             tokio::time::sleep(LAST_WORDS).await;
         };
