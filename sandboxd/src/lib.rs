@@ -17,4 +17,5 @@ pub mod network;
 pub mod observer;
 pub mod pod;
 pub mod runtime;
+pub mod stats;
 pub mod streaming;

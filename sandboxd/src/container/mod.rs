@@ -2,6 +2,7 @@
 
 pub mod cdi;
 pub mod copy;
+pub mod error;
 pub mod model;
 pub mod prepare;
 pub mod rootfs;

@@ -1,39 +1,28 @@
 //! Exec, Attach and PortForward: what is asked for is checked, the answer is a URL.
 
-use std::sync::Arc;
-
 use sandboxd_api::cri;
 use sandboxd_streaming::Wanted;
 
 use super::validate::{Invalid, Why};
 use super::{Cri, CriError};
-use crate::streaming::{Streaming, StreamingError};
 
 impl Cri {
-    /// Serves streams too.
-    #[must_use]
-    pub fn with_streaming(mut self, streaming: Streaming) -> Self {
-        self.streaming = Some(Arc::new(streaming));
-        self
-    }
-
-    fn streaming(&self) -> Result<&Streaming, CriError> {
-        Ok(self.streaming.as_deref().ok_or(StreamingError::NotServed)?)
-    }
-
     pub(super) fn exec_url(&self, request: cri::ExecRequest) -> Result<String, CriError> {
+        let streaming = self.streaming("Exec")?;
         let (container, command, wanted) = exec(request)?;
-        Ok(self.streaming()?.exec(&container, command, wanted)?)
+        Ok(streaming.exec(&container, command, wanted)?)
     }
 
     pub(super) fn attach_url(&self, request: &cri::AttachRequest) -> Result<String, CriError> {
+        let streaming = self.streaming("Attach")?;
         let wanted = attach(request)?;
-        Ok(self.streaming()?.attach(&request.container_id, wanted)?)
+        Ok(streaming.attach(&request.container_id, wanted)?)
     }
 
     pub(super) fn port_forward_url(&self, request: &cri::PortForwardRequest) -> Result<String, CriError> {
+        let streaming = self.streaming("PortForward")?;
         let ports = ports(request)?;
-        Ok(self.streaming()?.port_forward(&request.pod_sandbox_id, ports)?)
+        Ok(streaming.port_forward(&request.pod_sandbox_id, ports)?)
     }
 }
 

@@ -37,8 +37,6 @@ pub enum StreamingError {
     /// Every address that was tried, with its error.
     #[error("connecting to port {port} in the pod: {tried}")]
     Refused { port: u16, tried: String },
-    #[error("this daemon serves no streams: its streaming server was not started")]
-    NotServed,
 }
 
 /// The client gets the whole chain.

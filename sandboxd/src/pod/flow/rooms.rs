@@ -132,6 +132,13 @@ impl Effects for Rooms {
         Ok(Arc::new(made))
     }
 
+    async fn update_cgroup(&self, pod: &Pod) -> Result<(), CgroupError> {
+        let path = self.cgroups.plan(&pod.spec.cgroup_parent, &pod.id)?;
+        let cgroups = self.cgroups.clone();
+        let (resources, overhead) = (pod.spec.resources.clone(), pod.spec.overhead.clone());
+        blocking(move || cgroups.update(&path, &resources, &overhead)).await
+    }
+
     async fn remove_cgroup(&self, pod: &Pod) -> Result<(), CgroupError> {
         let path = self.cgroups.plan(&pod.spec.cgroup_parent, &pod.id)?;
         let cgroups = self.cgroups.clone();

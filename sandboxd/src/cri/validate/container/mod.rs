@@ -64,7 +64,7 @@ pub fn container_spec(
         stdin: config.stdin,
         tty: config.tty,
         stop_signal: signal::number(config.stop_signal)?,
-        resources: resources::resources("config.linux.resources", linux.resources)?,
+        resources: resources("config.linux.resources", linux.resources)?,
         security: security::security(linux.security_context.unwrap_or_default(), pod, host)?,
         command: config.command,
         args: config.args,
