@@ -12,6 +12,7 @@
 mod accept;
 mod build;
 pub mod cli;
+mod containers;
 mod dirs;
 mod error;
 pub mod logging;

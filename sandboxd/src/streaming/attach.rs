@@ -11,7 +11,8 @@ use tokio::io::AsyncWrite;
 use tokio::sync::oneshot;
 
 use super::exec::{session, sizes, streams_wanted};
-use super::{Running, StreamingError};
+use super::{StreamingError, Targets};
+use crate::container::error::ContainerError;
 
 /// How long output may still come after the end of a client's input detaches it.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -21,10 +22,16 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// When the runtime does not carry it out.
-pub(super) async fn attach(running: Running, wanted: Wanted) -> Result<Session, StreamingError> {
-    let Running { id, task, stdin_once, tty, .. } = running;
-    let ends = task.attach(streams_wanted(Wanted { tty, ..wanted })).await?;
-    tracing::debug!(container = id, "a streaming client is attached");
+pub(super) async fn attach(
+    targets: &dyn Targets,
+    container: &str,
+    wanted: Wanted,
+) -> Result<Session, StreamingError> {
+    let failed = |source| ContainerError::Runtime { action: "attaching to the container", source };
+    let (container, task) = targets.task(container)?;
+    let (tty, stdin_once) = (container.spec.tty, container.spec.stdin_once);
+    let ends = task.attach(streams_wanted(Wanted { tty, ..wanted })).await.map_err(failed)?;
+    tracing::debug!(container = %container.id, "a streaming client is attached");
     let resize = tty.then(|| {
         let task = Arc::clone(&task);
         sizes(move |size| {

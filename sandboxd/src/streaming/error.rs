@@ -4,28 +4,21 @@ use std::io;
 
 use sandboxd_streaming::{BackendError, Full};
 
+use crate::container::error::ContainerError;
 use crate::pod::PodError;
 use crate::pod::model::PodId;
-use crate::runtime::RuntimeError;
 
 /// An error of the streaming room.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamingError {
-    #[error("no container has the id {id:?}: it was removed, or never made")]
-    NoContainer { id: String },
-    #[error("id prefix {prefix:?} names {count} containers: give more digits")]
-    AmbiguousContainer { prefix: String, count: usize },
-    /// `state` as the CRI has it: created, exited, unknown.
-    #[error("container {id} is not running, it is {state}: start it first")]
-    NotRunning { id: String, state: &'static str },
     #[error("no pod has the id {id:?}: it was removed, or never made")]
     NoPod { id: String },
     #[error("pod {pod} is not ready: nothing in it can be connected to")]
     PodNotReady { pod: PodId },
     #[error(transparent)]
-    Pod(#[from] PodError),
+    Container(#[from] ContainerError),
     #[error(transparent)]
-    Runtime(#[from] RuntimeError),
+    Pod(#[from] PodError),
     #[error(transparent)]
     Full(#[from] Full),
     #[error("{action}")]

@@ -7,9 +7,9 @@ use sandboxd_streaming::{BackendError, Exited, Session, Size, Wanted};
 use tokio::sync::mpsc;
 
 use super::pipe::{Reader, Writer};
-use super::{Running, StreamingError};
-use crate::runtime::spec::exec_process;
-use crate::runtime::task::{self, ExecPlan, Streams};
+use super::{StreamingError, Targets};
+use crate::container::error::ContainerError;
+use crate::runtime::task::{self, Streams};
 use crate::runtime::{Exit, RuntimeError};
 
 /// Terminal sizes that wait: more would be old ones.
@@ -20,16 +20,15 @@ pub(super) const SIZES: usize = 4;
 /// # Errors
 /// When the runtime does not carry it out.
 pub(super) async fn exec(
-    running: Running,
+    targets: &dyn Targets,
+    container: &str,
     command: &[String],
     wanted: Wanted,
 ) -> Result<Session, StreamingError> {
-    let plan = ExecPlan {
-        process: exec_process(&running.process, command, wanted.tty),
-        wanted: streams_wanted(wanted),
-    };
-    let process = running.task.exec(plan).await?;
-    tracing::debug!(container = running.id, pid = process.pid(), "executing for a streaming client");
+    let failed = |source| ContainerError::Runtime { action: "executing the command", source };
+    let (task, plan) = targets.exec_plan(container, command, wanted.tty, streams_wanted(wanted))?;
+    let process = task.exec(plan).await.map_err(failed)?;
+    tracing::debug!(container, pid = process.pid(), "executing for a streaming client");
     let ends = process.take_streams();
     let resize = wanted.tty.then(|| {
         let process = Arc::clone(&process);

@@ -22,4 +22,4 @@ mod tests;
 
 pub use error::StreamingError;
 pub use service::{Served, Streaming};
-pub use targets::{Running, Targets};
+pub use targets::{NodeTargets, Targets};

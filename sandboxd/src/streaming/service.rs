@@ -8,7 +8,7 @@ use sandboxd_streaming::{
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{connect, namespace};
-use super::{Running, StreamingError, Targets, attach, exec};
+use super::{StreamingError, Targets, attach, exec};
 
 /// Answers the rpcs Exec, Attach and PortForward.
 #[derive(Debug, Clone)]
@@ -49,7 +49,8 @@ impl Streaming {
     /// # Errors
     /// When the container does not run, or too many URLs are out.
     pub fn exec(&self, id: &str, command: Vec<String>, wanted: Wanted) -> Result<String, StreamingError> {
-        let Running { id: container, .. } = self.targets.running(id)?;
+        let (container, _) = self.targets.task(id)?;
+        let container = container.id.to_string();
         Ok(self.urls.url_for(Target::Exec { container, command, wanted })?)
     }
 
@@ -58,8 +59,8 @@ impl Streaming {
     /// # Errors
     /// As [`Streaming::exec`].
     pub fn attach(&self, id: &str, wanted: Wanted) -> Result<String, StreamingError> {
-        let Running { id: container, .. } = self.targets.running(id)?;
-        Ok(self.urls.url_for(Target::Attach { container, wanted })?)
+        let (container, _) = self.targets.task(id)?;
+        Ok(self.urls.url_for(Target::Attach { container: container.id.to_string(), wanted })?)
     }
 
     /// A URL for ports of a pod: any, when none is named.
@@ -87,11 +88,11 @@ impl Backend for Rooms {
         command: &[String],
         wanted: Wanted,
     ) -> Result<Session, BackendError> {
-        Ok(exec::exec(self.targets.running(container)?, command, wanted).await?)
+        Ok(exec::exec(&*self.targets, container, command, wanted).await?)
     }
 
     async fn attach(&self, container: &str, wanted: Wanted) -> Result<Session, BackendError> {
-        Ok(attach::attach(self.targets.running(container)?, wanted).await?)
+        Ok(attach::attach(&*self.targets, container, wanted).await?)
     }
 
     async fn connect(&self, pod: &str, port: u16) -> Result<Box<dyn Connection>, BackendError> {

@@ -2,47 +2,64 @@
 
 use std::sync::Arc;
 
-use oci_spec::runtime::Process;
-
 use super::StreamingError;
+use crate::container::Containers;
+use crate::container::error::ContainerError;
+use crate::container::model::Container;
 use crate::pod::Pods;
 use crate::pod::model::Pod;
-use crate::runtime::task::Task;
+use crate::runtime::task::{ExecPlan, Task, Wanted};
 
-/// A container whose process runs.
-#[derive(Debug, Clone)]
-pub struct Running {
-    pub id: String,
-    pub task: Arc<dyn Task>,
-    /// Its first process: an exec's is the same, but for what the caller changes.
-    pub process: Process,
-    /// Its input ends with the first client that attached it.
-    pub stdin_once: bool,
-    pub tty: bool,
-}
-
-/// The node's containers and pods.
+/// The node's containers and pods. Ids are whole ones or unique prefixes.
 pub trait Targets: Send + Sync + std::fmt::Debug + 'static {
-    /// A running container, by id or unique prefix.
+    /// See [`Containers::task`].
     ///
     /// # Errors
-    /// When there is none, or it does not run.
-    fn running(&self, id: &str) -> Result<Running, StreamingError>;
+    /// When there is no such container, or it does not run.
+    fn task(&self, id: &str) -> Result<(Arc<Container>, Arc<dyn Task>), ContainerError>;
 
-    /// A pod, by id or unique prefix, in whatever state.
+    /// See [`Containers::exec_plan`].
+    ///
+    /// # Errors
+    /// As [`Targets::task`].
+    fn exec_plan(
+        &self,
+        id: &str,
+        command: &[String],
+        tty: bool,
+        wanted: Wanted,
+    ) -> Result<(Arc<dyn Task>, ExecPlan), ContainerError>;
+
+    /// A pod, in whatever state.
     ///
     /// # Errors
     /// When there is none.
     fn pod(&self, id: &str) -> Result<Arc<Pod>, StreamingError>;
 }
 
-/// A node without containers: pods alone can be connected to.
-impl Targets for Arc<Pods> {
-    fn running(&self, id: &str) -> Result<Running, StreamingError> {
-        Err(StreamingError::NoContainer { id: id.to_owned() })
+/// The real ones.
+#[derive(Debug)]
+pub struct NodeTargets {
+    pub pods: Arc<Pods>,
+    pub containers: Arc<Containers>,
+}
+
+impl Targets for NodeTargets {
+    fn task(&self, id: &str) -> Result<(Arc<Container>, Arc<dyn Task>), ContainerError> {
+        self.containers.task(id)
+    }
+
+    fn exec_plan(
+        &self,
+        id: &str,
+        command: &[String],
+        tty: bool,
+        wanted: Wanted,
+    ) -> Result<(Arc<dyn Task>, ExecPlan), ContainerError> {
+        self.containers.exec_plan(id, command, tty, wanted)
     }
 
     fn pod(&self, id: &str) -> Result<Arc<Pod>, StreamingError> {
-        Pods::find(self, id)?.ok_or_else(|| StreamingError::NoPod { id: id.to_owned() })
+        self.pods.find(id)?.ok_or_else(|| StreamingError::NoPod { id: id.to_owned() })
     }
 }

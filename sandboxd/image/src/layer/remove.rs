@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 /// Removes a file or a directory and all that is in it. Links are removed, not followed, and nothing that is
 /// mounted in it is entered: that is an error. Gone already is fine.
-pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+pub fn remove_tree(path: &Path) -> io::Result<()> {
     match unlinkat(CWD, path, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}

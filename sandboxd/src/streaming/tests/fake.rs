@@ -8,10 +8,13 @@ use oci_spec::runtime::Process as OciProcess;
 use sandboxd_streaming::Settings;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::container::error::ContainerError;
+use crate::container::model::{Container, ContainerId, ContainerState};
 use crate::pod::model::{Pod, test_pod};
+use crate::runtime::spec::exec_process;
 use crate::runtime::task::{ExecPlan, LogState, Process, Size, Streams, Task, TaskExit, Wanted};
 use crate::runtime::{Exit, RuntimeError};
-use crate::streaming::{Running, Streaming, StreamingError, Targets};
+use crate::streaming::{Streaming, StreamingError, Targets};
 
 #[derive(Debug, Default)]
 pub struct FakeTask {
@@ -146,23 +149,31 @@ impl Process for FakeProcess {
 pub struct FakeNode {
     pub task: Arc<FakeTask>,
     pub pod: Mutex<Arc<Pod>>,
-    pub stdin_once: bool,
-    pub tty: bool,
+    pub container: Container,
 }
 
 impl Targets for Arc<FakeNode> {
-    fn running(&self, id: &str) -> Result<Running, StreamingError> {
+    fn task(&self, id: &str) -> Result<(Arc<Container>, Arc<dyn Task>), ContainerError> {
         match id {
-            "c" => Ok(Running {
-                id: id.to_owned(),
-                task: Arc::clone(&self.task) as Arc<dyn Task>,
-                process: OciProcess::default(),
-                stdin_once: self.stdin_once,
-                tty: self.tty,
+            "c" => Ok((Arc::new(self.container.clone()), Arc::clone(&self.task) as Arc<dyn Task>)),
+            "exited" => Err(ContainerError::State {
+                id: self.container.id.clone(),
+                state: ContainerState::Exited,
+                needed: "it must be running",
             }),
-            "exited" => Err(StreamingError::NotRunning { id: id.to_owned(), state: "exited" }),
-            _ => Err(StreamingError::NoContainer { id: id.to_owned() }),
+            _ => Err(ContainerError::NotFound { id: id.to_owned() }),
         }
+    }
+
+    fn exec_plan(
+        &self,
+        id: &str,
+        command: &[String],
+        tty: bool,
+        wanted: Wanted,
+    ) -> Result<(Arc<dyn Task>, ExecPlan), ContainerError> {
+        let process = exec_process(&OciProcess::default(), command, tty);
+        Ok((self.task(id)?.1, ExecPlan { process, wanted }))
     }
 
     fn pod(&self, id: &str) -> Result<Arc<Pod>, StreamingError> {
@@ -184,7 +195,11 @@ pub struct Room {
 
 pub async fn room(stdin_once: bool, tty: bool) -> Room {
     let pod = Mutex::new(Arc::new(test_pod("p")));
-    let node = Arc::new(FakeNode { task: Arc::default(), pod, stdin_once, tty });
+    let mut container = crate::container::model::test_container("c");
+    container.id = ContainerId::from_string("c".into());
+    container.spec.stdin_once = stdin_once;
+    container.spec.tty = tty;
+    let node = Arc::new(FakeNode { task: Arc::default(), pod, container });
     let targets = Arc::new(Arc::clone(&node));
     let (streaming, served) = Streaming::listen(Settings::default(), targets).await.unwrap();
     let closing = CancellationToken::new();

