@@ -17,12 +17,6 @@ pub(super) const STREAM_BATCH: usize = 128;
 const GRACE_MAX: u64 = 365 * 24 * 3600;
 
 impl Cri {
-    /// With the rpcs on containers, which answer UNIMPLEMENTED otherwise.
-    #[must_use]
-    pub fn with_containers(self, containers: Arc<dyn ContainerService>) -> Self {
-        Self { containers: Some(containers), ..self }
-    }
-
     fn containers(&self, rpc: &'static str) -> Result<&Arc<dyn ContainerService>, CriError> {
         self.containers.as_ref().ok_or(CriError::Unimplemented { rpc })
     }

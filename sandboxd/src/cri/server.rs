@@ -63,6 +63,12 @@ impl Cri {
         Self { events: Some(events), ..self }
     }
 
+    /// With the rpcs on containers, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_containers(self, containers: Arc<dyn ContainerService>) -> Self {
+        Self { containers: Some(containers), ..self }
+    }
+
     /// With Exec, Attach and PortForward, which answer UNIMPLEMENTED otherwise.
     #[must_use]
     pub fn with_streaming(self, streaming: Streaming) -> Self {

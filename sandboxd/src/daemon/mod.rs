@@ -12,7 +12,6 @@
 mod accept;
 mod build;
 pub mod cli;
-mod containers;
 mod dirs;
 mod error;
 pub mod logging;

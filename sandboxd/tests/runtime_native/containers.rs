@@ -439,3 +439,39 @@ async fn containers_die_with_the_pod_and_with_the_shim() {
         pod.end().await;
     }
 }
+
+#[tokio::test]
+async fn many_containers_at_once_with_many_mounts_leave_nothing_in_the_shim() {
+    need_root!();
+    let pod = Box::pod(true).await;
+    let source = tempfile::tempdir().unwrap();
+    let fds = || std::fs::read_dir(format!("/proc/{}/fd", pod.pod.infra.shim_pid())).unwrap().count();
+    let mounts = || {
+        let mountinfo = format!("/proc/{}/mountinfo", pod.pod.infra.shim_pid());
+        std::fs::read_to_string(mountinfo).unwrap().lines().count()
+    };
+    let before = (fds(), mounts(), pod.children());
+    let one = |number: usize| {
+        let pod = &pod;
+        let source = source.path().to_str().unwrap();
+        async move {
+            let mut given = Given::shell("grep -c ' /m/' /proc/self/mountinfo");
+            for n in 0..60 {
+                given = given.mount(&format!("/m/b{n}"), "bind", source, "rbind ro rprivate");
+                given = given.mount(&format!("/m/t{n}"), "tmpfs", "tmpfs", "size=4k");
+            }
+            assert_eq!(pod.output(given).await, ["120"], "container {number}");
+        }
+    };
+    tokio::join!(one(0), one(1), one(2), one(3), one(4), one(5));
+    assert_eq!((fds(), mounts(), pod.children()), before);
+    // More than travel with one message.
+    let mut given = Given::shell("true");
+    for n in 0..260 {
+        given = given.mount(&format!("/m/b{n}"), "bind", source.path().to_str().unwrap(), "rbind ro");
+    }
+    let error = pod.try_make(given).await.0.expect_err("it was made");
+    assert!(error.to_string().contains("mounts"), "{error}");
+    assert_eq!((fds(), mounts(), pod.children()), before);
+    pod.end().await;
+}

@@ -157,9 +157,12 @@ async fn an_exec_with_a_terminal() {
     assert!(streams.stderr.is_none());
     rustix::io::write(streams.stdin.as_ref().unwrap(), b"w\n").unwrap();
     assert_eq!(process.wait().await.exit, Exit::Code(0));
-    let mut text = vec![0u8; 4096];
-    let count = rustix::io::read(streams.stdout.as_ref().unwrap(), &mut text).unwrap();
-    let text = String::from_utf8_lossy(&text[..count]).into_owned();
+    // What a terminal has left when its last user goes, and then EIO.
+    let mut text = String::new();
+    let mut bytes = [0u8; 4096];
+    while let Ok(count) = rustix::io::read(streams.stdout.as_ref().unwrap(), &mut bytes) {
+        text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
     assert!(text.contains("/dev/pts/0") && text.contains("got w"), "{text}");
     task.remove().await.unwrap();
     pod.end().await;
@@ -185,6 +188,83 @@ async fn an_exec_outlives_the_daemon_that_asked_for_it() {
     // test cannot play. What it can: nobody reads, and the process waits instead of dying.
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert!(!pod.children().is_empty());
+    task.remove().await.unwrap();
+    pod.end().await;
+}
+
+#[tokio::test]
+async fn many_execs_leave_nothing_in_the_shim() {
+    need_root!();
+    let Some(cgroup) = super::bench_box::Cgroup::new() else { return };
+    let pod = Box::pod(true).await;
+    let mut given = Given::shell("sleep 60");
+    given.cgroup = cgroup.procs();
+    let (task, _) = pod.make(given).await;
+    task.start().await.unwrap();
+    let fds = || std::fs::read_dir(format!("/proc/{}/fd", pod.pod.infra.shim_pid())).unwrap().count();
+    let before = (fds(), pod.children());
+    for _ in 0..10 {
+        let three = (exec(&*task, "true"), exec(&*task, "exit 1"), exec(&*task, "cat"));
+        let (first, second, third) = tokio::join!(three.0, three.1, three.2);
+        drop(third.take_streams());
+        for (process, code) in [(first, 0), (second, 1), (third, 0)] {
+            assert_eq!(process.wait().await.exit, Exit::Code(code));
+        }
+    }
+    for _ in 0..200 {
+        if (fds(), pod.children(), cgroup.children()) == (before.0, before.1.clone(), 0) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!((fds(), pod.children(), cgroup.children()), (before.0, before.1, 0));
+    task.remove().await.unwrap();
+    pod.end().await;
+}
+
+#[tokio::test]
+async fn a_descendant_that_outlives_its_exec_can_still_be_killed() {
+    need_root!();
+    let Some(cgroup) = super::bench_box::Cgroup::new() else { return };
+    let pod = Box::pod(true).await;
+    let mut given = Given::shell("sleep 60");
+    given.cgroup = cgroup.procs();
+    let (task, _) = pod.make(given).await;
+    task.start().await.unwrap();
+    let process = exec(&*task, "setsid sleep 64 & exit 0").await;
+    let streams = process.take_streams();
+    drop(streams.stdin);
+    assert_eq!(process.wait().await.exit, Exit::Code(0));
+    assert_eq!(cgroup.members().len(), 2);
+    process.kill().await.unwrap();
+    // It held the stream open.
+    let read = tokio::time::timeout(std::time::Duration::from_secs(5), read_all(streams.stdout)).await;
+    assert_eq!(read.unwrap(), "");
+    assert_eq!(cgroup.members().len(), 1);
+    task.remove().await.unwrap();
+    assert_eq!(cgroup.children(), 0);
+    pod.end().await;
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_none_is_refused() {
+    need_root!();
+    let pod = Box::pod(true).await;
+    let mut given = Given::shell("sleep 60").rootfs(|root| {
+        std::fs::create_dir_all(root.join("dev/pts")).unwrap();
+        std::fs::write(root.join("dev/pts/ptmx"), "").unwrap();
+    });
+    given.spec.mounts_mut().as_mut().unwrap().retain(|mount| !mount.destination().starts_with("/dev"));
+    let (task, _) = pod.make(given).await;
+    task.start().await.unwrap();
+    let process = Given::shell("true").process(|process| {
+        process.set_terminal(Some(true));
+    });
+    let process = process.spec.process().clone().unwrap();
+    let plan =
+        sandboxd::runtime::task::ExecPlan { process, wanted: sandboxd::runtime::task::Wanted::default() };
+    let error = task.exec(plan).await.unwrap_err();
+    assert!(super::setup::chain(&error).contains("terminal"), "{}", super::setup::chain(&error));
     task.remove().await.unwrap();
     pod.end().await;
 }

@@ -9,8 +9,10 @@ use sandboxd_streaming::Settings;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::container::error::ContainerError;
-use crate::container::model::{Container, ContainerId, ContainerState};
+use crate::container::model::{Container, ContainerId, ContainerState, Ids};
+use crate::container::spec::ContainerSpec;
 use crate::pod::model::{Pod, test_pod};
+use crate::runtime::spec::container::tests::spec;
 use crate::runtime::spec::exec_process;
 use crate::runtime::task::{ExecPlan, LogState, Process, Size, Streams, Task, TaskExit, Wanted};
 use crate::runtime::{Exit, RuntimeError};
@@ -195,10 +197,22 @@ pub struct Room {
 
 pub async fn room(stdin_once: bool, tty: bool) -> Room {
     let pod = Mutex::new(Arc::new(test_pod("p")));
-    let mut container = crate::container::model::test_container("c");
-    container.id = ContainerId::from_string("c".into());
-    container.spec.stdin_once = stdin_once;
-    container.spec.tty = tty;
+    let spec = ContainerSpec { stdin_once, tty, ..spec() };
+    let container = Container {
+        id: ContainerId::from_string("c".into()),
+        pod: pod.lock().unwrap().id.clone(),
+        spec,
+        state: ContainerState::Running,
+        image_id: String::new(),
+        layers: Vec::new(),
+        ids: Ids::default(),
+        created_at_ns: 1,
+        started_at_ns: Some(2),
+        ended: None,
+        pid: None,
+        cgroup: String::new(),
+        stop_signal: 15,
+    };
     let node = Arc::new(FakeNode { task: Arc::default(), pod, container });
     let targets = Arc::new(Arc::clone(&node));
     let (streaming, served) = Streaming::listen(Settings::default(), targets).await.unwrap();
