@@ -3,6 +3,7 @@
 use super::validate::Invalid;
 use crate::container::error::ContainerError;
 use crate::pod::PodError;
+use crate::streaming::StreamingError;
 
 /// An error of an rpc.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,8 @@ pub enum CriError {
          yet: use a native handler"
     )]
     OciHandler { handler: String, path: String },
+    #[error(transparent)]
+    Streaming(#[from] StreamingError),
     #[error("{rpc} is not implemented by this version of sandboxd")]
     Unimplemented { rpc: &'static str },
 }

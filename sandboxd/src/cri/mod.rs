@@ -26,6 +26,7 @@ mod server;
 mod services;
 mod stats;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod translate;

@@ -12,6 +12,7 @@ use crate::config::RuntimeKind;
 use crate::pod::model::Pod;
 use crate::pod::{Limits, PodError};
 use crate::stats::Stats;
+use crate::streaming::Streaming;
 
 /// The CRI version this is.
 pub const API_VERSION: &str = "v1";
@@ -29,6 +30,7 @@ pub struct Cri {
     host: Arc<Host>,
     stats: Option<Stats>,
     events: Option<Events>,
+    streaming: Option<Streaming>,
     pub(super) containers: Option<Arc<dyn ContainerService>>,
     /// Rpcs that change pods and are not finished.
     changes: TaskTracker,
@@ -44,6 +46,7 @@ impl Cri {
             stats: None,
             events: None,
             containers: None,
+            streaming: None,
             changes: TaskTracker::new(),
         }
     }
@@ -64,6 +67,16 @@ impl Cri {
     #[must_use]
     pub fn with_containers(self, containers: Arc<dyn ContainerService>) -> Self {
         Self { containers: Some(containers), ..self }
+    }
+
+    /// With Exec, Attach and PortForward, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_streaming(self, streaming: Streaming) -> Self {
+        Self { streaming: Some(streaming), ..self }
+    }
+
+    pub(super) fn streaming(&self, rpc: &'static str) -> Result<&Streaming, CriError> {
+        self.streaming.as_ref().ok_or(CriError::Unimplemented { rpc })
     }
 
     pub(super) fn events(&self) -> Result<&Events, CriError> {
