@@ -198,10 +198,9 @@ impl Exec {
     /// those that have left it.
     pub fn kill(&mut self) {
         if let Some(cgroup) = &self.cgroup {
-            let killed = kernel_kills(cgroup);
-            if killed.is_err() {
-                kill::kill_all(|| kill::members(cgroup.procs.as_fd()).unwrap_or_default());
-            }
+            // All at once where the kernel can; then they are waited for, and those that v1 has are killed.
+            let _ = kernel_kills(cgroup);
+            kill::kill_all(|| kill::members(cgroup.procs.as_fd()).unwrap_or_default());
         } else if self.child.reap().is_none() {
             let root = self.child.pid;
             kill::kill_all(|| kill::tree(root));
