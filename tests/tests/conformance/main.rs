@@ -9,5 +9,6 @@ mod mounts;
 mod namespaces;
 mod resources;
 mod security;
+mod stats;
 mod streaming;
 mod support;

@@ -48,8 +48,8 @@ pub fn userns(test: impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
 
 fn in_pod(userns: bool, test: &impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
     E2e::default().run(async |node| {
-        let kube = Kube::connect(node).await?;
         load(node).await?;
+        let kube = Kube::connect(node).await?;
         let pod = node.pod("stage");
         let pod = kube.pod(if userns { pod.userns() } else { pod }).await?;
         let mut stage = Stage { node, kube, pod, userns };
@@ -60,9 +60,12 @@ fn in_pod(userns: bool, test: &impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
 }
 
 /// Puts the image into the node.
-pub async fn load(node: &Node) -> Result<()> {
-    let _ = node;
-    bail!("no image yet")
+pub async fn load(node: &mut Node) -> Result<()> {
+    node.terminate_daemon().await?;
+    let images = sandboxd_image::Images::open(&node.path("root/images"), Default::default())?;
+    images.import("/tmp/busybox.tar".as_ref(), None).await?;
+    drop(images);
+    node.spawn().await
 }
 
 /// A status with this code, whose message has all of these words.
