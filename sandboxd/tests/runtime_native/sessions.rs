@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandboxd::container::error::ContainerError;
-use sandboxd::container::model::Container;
-use sandboxd::pod::model::Pod;
+use sandboxd::container::model::{Container, ContainerId, ContainerState, Ids};
+use sandboxd::container::spec::{ContainerSpec, GroupsPolicy, ImageRef, Metadata, PidMode, RunAs, Security};
+use sandboxd::pod::model::{Pod, PodId};
+use sandboxd::pod::spec::Seccomp;
 use sandboxd::runtime::task::{ExecPlan, Task, Wanted};
 use sandboxd::streaming::{Streaming, StreamingError, Targets};
 use sandboxd_streaming::client::{Channels, Endpoint, Remote};
@@ -58,32 +60,72 @@ struct Room {
 
 /// The room over a task. `stdin_once` and `tty` are the container's.
 async fn room(task: &Arc<dyn Task>, stdin_once: bool, tty: bool) -> Room {
-    let container: Container = serde_json::from_value(serde_json::json!({
-        "id": "c", "pod": "p", "state": "Running", "image_id": "", "layers": [],
-        "ids": { "uid": 0, "gid": 0, "groups": [] }, "created_at_ns": 1, "started_at_ns": 2, "ended": null,
-        "pid": null, "cgroup": "", "stop_signal": 15,
-        "spec": {
-            "metadata": { "name": "app", "attempt": 0 },
-            "image": { "image": "i", "user_specified_image": "", "runtime_handler": "", "annotations": {} },
-            "command": [], "args": [], "working_dir": "", "envs": [], "mounts": [], "devices": [],
-            "cdi_devices": [], "labels": {}, "annotations": {}, "log_path": null, "stdin": true,
-            "stdin_once": stdin_once, "tty": tty, "stop_signal": null,
-            "resources": sandboxd::pod::spec::Resources::default(),
-            "security": {
-                "privileged": false, "add_capabilities": 0, "drop_capabilities": 0,
-                "add_ambient_capabilities": 0, "pid": "Pod", "user": "Image", "run_as_group": null,
-                "supplemental_groups": [], "groups_policy": "Merge", "readonly_rootfs": false,
-                "no_new_privs": false, "masked_paths": [], "readonly_paths": [],
-                "seccomp": "Unconfined", "apparmor": null, "selinux": null,
-            },
-        },
-    }))
-    .unwrap();
+    let container = Container {
+        id: ContainerId::from_string("c".into()),
+        pod: PodId::from_string("p".into()),
+        spec: spec(stdin_once, tty),
+        state: ContainerState::Running,
+        image_id: String::new(),
+        layers: Vec::new(),
+        ids: Ids::default(),
+        created_at_ns: 1,
+        started_at_ns: Some(2),
+        ended: None,
+        pid: None,
+        cgroup: String::new(),
+        stop_signal: 15,
+    };
     let targets = Arc::new(One { container: Arc::new(container), task: Arc::clone(task) });
     let (streaming, served) = Streaming::listen(Settings::default(), targets).await.unwrap();
     let closing = CancellationToken::new();
     tokio::spawn(served.run(closing.clone()));
     Room { streaming, _end: closing.drop_guard() }
+}
+
+/// Of it only `stdin_once` and `tty` are looked at.
+fn spec(stdin_once: bool, tty: bool) -> ContainerSpec {
+    ContainerSpec {
+        metadata: Metadata { name: "app".into(), attempt: 0 },
+        image: ImageRef {
+            image: "i".into(),
+            user_specified_image: String::new(),
+            runtime_handler: String::new(),
+            annotations: Default::default(),
+        },
+        command: Vec::new(),
+        args: Vec::new(),
+        working_dir: String::new(),
+        envs: Vec::new(),
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        cdi_devices: Vec::new(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        log_path: None,
+        stdin: true,
+        stdin_once,
+        tty,
+        stop_signal: None,
+        resources: Default::default(),
+        security: Security {
+            privileged: false,
+            add_capabilities: 0,
+            drop_capabilities: 0,
+            add_ambient_capabilities: 0,
+            pid: PidMode::Pod,
+            user: RunAs::Image,
+            run_as_group: None,
+            supplemental_groups: Vec::new(),
+            groups_policy: GroupsPolicy::Merge,
+            readonly_rootfs: false,
+            no_new_privs: false,
+            masked_paths: Vec::new(),
+            readonly_paths: Vec::new(),
+            seccomp: Seccomp::Unconfined,
+            apparmor: None,
+            selinux: None,
+        },
+    }
 }
 
 impl Room {
