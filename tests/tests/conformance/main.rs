@@ -10,4 +10,5 @@ mod namespaces;
 mod resources;
 mod security;
 mod stats;
+mod streaming;
 mod support;
