@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod cri_table;
 mod deps;
 mod ebpf;
 mod programs;
@@ -37,6 +38,8 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// docs/cri.md: each rpc and field of CRI with the tests that show it.
+    CriTable(cri_table::Options),
     /// Everything that is installed: the object, the shim, the daemon and the console, in release.
     Build,
     /// What is missing on this machine; installs it where it can.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::test(&options),
         Task::Bench(options) => programs::bench(&options),
         Task::BuildEbpf { release } => ebpf::build_ebpf(release).map(|path| println!("{}", path.display())),
+        Task::CriTable(options) => cri_table::cri_table(&options),
         Task::Build => deps::ensure(&deps::BUILD).and_then(|()| build::release().map(drop)),
         Task::Deps { check } => deps::all(check),
     };

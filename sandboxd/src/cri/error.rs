@@ -12,6 +12,8 @@ pub enum CriError {
     Pod(#[from] PodError),
     #[error("no pod has the id {id:?}: it was removed, or never made")]
     NoPod { id: String },
+    #[error("no container has the id {id:?}: it was removed, or never made")]
+    NoContainer { id: String },
     #[error("pod_sandbox_id = \"\": required, give a pod's id or the beginning of it")]
     NoId,
     #[error(

@@ -11,20 +11,25 @@
 //! and was undone, is shown by the console alone. Otherwise kubelet's garbage collector would take a pod
 //! under construction for a dead one.
 
+mod container_service;
 pub mod error;
+mod events;
 mod filter;
 mod info;
 mod node;
 mod pods;
 mod server;
 mod services;
+mod stats;
 mod status;
 #[cfg(test)]
 mod tests;
 mod translate;
 pub mod validate;
 
+pub use container_service::{ContainerService, ExecOutput};
 pub use error::CriError;
+pub use events::{ContainerChange, ContainerSource, Events};
 pub use node::{HandlerReport, NodeReport};
 pub use pods::PodService;
 pub use server::Cri;

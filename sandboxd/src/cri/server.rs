@@ -5,11 +5,12 @@ use std::sync::Arc;
 use sandboxd_api::cri;
 use tokio_util::task::TaskTracker;
 
-use super::validate::{Host, pod_spec};
-use super::{CriError, NodeReport, PodService, filter, info, translate};
+use super::validate::{Host, pod_spec, resources};
+use super::{CriError, Events, NodeReport, PodService, filter, info, translate};
 use crate::config::RuntimeKind;
-use crate::pod::PodError;
 use crate::pod::model::Pod;
+use crate::pod::{Limits, PodError};
+use crate::stats::Stats;
 
 /// The CRI version this is.
 pub const API_VERSION: &str = "v1";
@@ -25,6 +26,8 @@ pub struct Cri {
     pods: Arc<dyn PodService>,
     node: Arc<dyn NodeReport>,
     host: Arc<Host>,
+    stats: Option<Stats>,
+    events: Option<Events>,
     /// Rpcs that change pods and are not finished.
     changes: TaskTracker,
 }
@@ -32,7 +35,36 @@ pub struct Cri {
 impl Cri {
     #[must_use]
     pub fn new(pods: Arc<dyn PodService>, node: Arc<dyn NodeReport>, host: Host) -> Self {
-        Self { pods, node, host: Arc::new(host), changes: TaskTracker::new() }
+        Self { pods, node, host: Arc::new(host), stats: None, events: None, changes: TaskTracker::new() }
+    }
+
+    /// With the rpcs of statistics, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_stats(self, stats: Stats) -> Self {
+        Self { stats: Some(stats), ..self }
+    }
+
+    /// With GetContainerEvents, which answers UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
+    pub(super) fn events(&self) -> Result<&Events, CriError> {
+        self.events.as_ref().ok_or(CriError::Unimplemented { rpc: "GetContainerEvents" })
+    }
+
+    pub(super) fn stats(&self, rpc: &'static str) -> Result<&Stats, CriError> {
+        self.stats.as_ref().ok_or(CriError::Unimplemented { rpc })
+    }
+
+    pub(super) fn list_pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.list()
+    }
+
+    /// A pod that CRI shows.
+    pub(super) fn find_pod(&self, id: &str) -> Result<Option<Arc<Pod>>, CriError> {
+        Ok(self.pods.find(given(id)?)?.filter(|pod| translate::shown(pod.state)))
     }
 
     /// Waits until no rpc that changes a pod is in flight. Connections do not count: a client that only
@@ -138,13 +170,28 @@ impl Cri {
         Ok(self.pods.remove(given(id)?).await?)
     }
 
+    pub(super) async fn update_pod(
+        &self,
+        request: cri::UpdatePodSandboxResourcesRequest,
+    ) -> Result<(), CriError> {
+        let _in_flight = self.changes.token();
+        let id = given(&request.pod_sandbox_id)?;
+        if self.find_pod(id)?.is_none() {
+            return Err(CriError::NoPod { id: id.to_owned() });
+        }
+        let limits = Limits {
+            resources: resources("resources", request.resources)?,
+            overhead: resources("overhead", request.overhead)?,
+        };
+        Ok(self.pods.update(id, limits).await?)
+    }
+
     pub(super) fn pod_status(
         &self,
         request: &cri::PodSandboxStatusRequest,
     ) -> Result<cri::PodSandboxStatusResponse, CriError> {
         let id = given(&request.pod_sandbox_id)?;
-        let pod = self.pods.find(id)?.filter(|pod| translate::shown(pod.state));
-        let Some(pod) = pod else { return Err(CriError::NoPod { id: id.to_owned() }) };
+        let Some(pod) = self.find_pod(id)? else { return Err(CriError::NoPod { id: id.to_owned() }) };
         Ok(cri::PodSandboxStatusResponse {
             status: Some(translate::status(&pod)),
             info: if request.verbose { info::pod(&pod) } else { Default::default() },

@@ -11,6 +11,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status};
 
+use super::stats::batches;
 use super::{Cri, CriError, translate};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -124,6 +125,93 @@ service! {
             let batches = self.batches(request.into_inner().filter)?;
             Ok(Response::new(Box::pin(tokio_stream::iter(batches.map(Ok)))))
         }
+
+        async fn update_pod_sandbox_resources(
+            &self,
+            request: Request<UpdatePodSandboxResourcesRequest>,
+        ) -> Answer<UpdatePodSandboxResourcesResponse> {
+            self.update_pod(request.into_inner()).await?;
+            Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
+        }
+
+        async fn get_container_events(
+            &self,
+            _: Request<GetEventsRequest>,
+        ) -> Answer<Streamed<ContainerEventResponse>> {
+            Ok(Response::new(self.events()?.stream()))
+        }
+
+        async fn container_stats(
+            &self,
+            request: Request<ContainerStatsRequest>,
+        ) -> Answer<ContainerStatsResponse> {
+            Ok(Response::new(Cri::container_stats(self, request.into_inner()).await?))
+        }
+
+        async fn list_container_stats(
+            &self,
+            request: Request<ListContainerStatsRequest>,
+        ) -> Answer<ListContainerStatsResponse> {
+            let stats = Cri::list_container_stats(self, "ListContainerStats", request.into_inner().filter).await?;
+            Ok(Response::new(ListContainerStatsResponse { stats }))
+        }
+
+        async fn stream_container_stats(
+            &self,
+            request: Request<StreamContainerStatsRequest>,
+        ) -> Answer<Streamed<StreamContainerStatsResponse>> {
+            let all = Cri::list_container_stats(self, "StreamContainerStats", request.into_inner().filter).await?;
+            let message = |container_stats| Ok(StreamContainerStatsResponse { container_stats });
+            Ok(Response::new(Box::pin(tokio_stream::iter(batches(all, message)))))
+        }
+
+        async fn pod_sandbox_stats(
+            &self,
+            request: Request<PodSandboxStatsRequest>,
+        ) -> Answer<PodSandboxStatsResponse> {
+            Ok(Response::new(Cri::pod_sandbox_stats(self, request.into_inner()).await?))
+        }
+
+        async fn list_pod_sandbox_stats(
+            &self,
+            request: Request<ListPodSandboxStatsRequest>,
+        ) -> Answer<ListPodSandboxStatsResponse> {
+            let stats = Cri::list_pod_sandbox_stats(self, "ListPodSandboxStats", request.into_inner().filter).await?;
+            Ok(Response::new(ListPodSandboxStatsResponse { stats }))
+        }
+
+        async fn stream_pod_sandbox_stats(
+            &self,
+            request: Request<StreamPodSandboxStatsRequest>,
+        ) -> Answer<Streamed<StreamPodSandboxStatsResponse>> {
+            let all = Cri::list_pod_sandbox_stats(self, "StreamPodSandboxStats", request.into_inner().filter).await?;
+            let message = |pod_sandbox_stats| Ok(StreamPodSandboxStatsResponse { pod_sandbox_stats });
+            Ok(Response::new(Box::pin(tokio_stream::iter(batches(all, message)))))
+        }
+
+        async fn list_metric_descriptors(
+            &self,
+            _: Request<ListMetricDescriptorsRequest>,
+        ) -> Answer<ListMetricDescriptorsResponse> {
+            Ok(Response::new(Cri::list_metric_descriptors(self)?))
+        }
+
+        async fn list_pod_sandbox_metrics(
+            &self,
+            _: Request<ListPodSandboxMetricsRequest>,
+        ) -> Answer<ListPodSandboxMetricsResponse> {
+            let pod_metrics = Cri::list_pod_sandbox_metrics(self, "ListPodSandboxMetrics").await?;
+            Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics }))
+        }
+
+        async fn stream_pod_sandbox_metrics(
+            &self,
+            _: Request<StreamPodSandboxMetricsRequest>,
+        ) -> Answer<Streamed<StreamPodSandboxMetricsResponse>> {
+            let all = Cri::list_pod_sandbox_metrics(self, "StreamPodSandboxMetrics").await?;
+            let message = |pod_sandbox_metrics| Ok(StreamPodSandboxMetricsResponse { pod_sandbox_metrics });
+            Ok(Response::new(Box::pin(tokio_stream::iter(batches(all, message)))))
+        }
     }
     unimplemented {
         "CreateContainer" create_container(CreateContainerRequest) -> CreateContainerResponse;
@@ -140,28 +228,10 @@ service! {
         "Exec" exec(ExecRequest) -> ExecResponse;
         "Attach" attach(AttachRequest) -> AttachResponse;
         "PortForward" port_forward(PortForwardRequest) -> PortForwardResponse;
-        "ContainerStats" container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
-        "ListContainerStats" list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
-        "StreamContainerStats"
-            stream_container_stats(StreamContainerStatsRequest) -> Streamed<StreamContainerStatsResponse>;
-        "PodSandboxStats" pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
-        "ListPodSandboxStats"
-            list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
-        "StreamPodSandboxStats"
-            stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> Streamed<StreamPodSandboxStatsResponse>;
         "CheckpointContainer"
             checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
         "CheckpointPod" checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;
         "RestorePod" restore_pod(RestorePodRequest) -> RestorePodResponse;
-        "GetContainerEvents" get_container_events(GetEventsRequest) -> Streamed<ContainerEventResponse>;
-        "ListMetricDescriptors"
-            list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
-        "ListPodSandboxMetrics"
-            list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
-        "StreamPodSandboxMetrics" stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest)
-            -> Streamed<StreamPodSandboxMetricsResponse>;
-        "UpdatePodSandboxResources"
-            update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
     }
 }
 

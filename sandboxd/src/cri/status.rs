@@ -40,7 +40,7 @@ fn message(error: &dyn Error) -> String {
 fn code(error: &CriError) -> Code {
     match error {
         CriError::Invalid(_) | CriError::NoId => Code::InvalidArgument,
-        CriError::NoPod { .. } => Code::NotFound,
+        CriError::NoPod { .. } | CriError::NoContainer { .. } => Code::NotFound,
         CriError::OciHandler { .. } => Code::FailedPrecondition,
         CriError::Unimplemented { .. } => Code::Unimplemented,
         CriError::Pod(pod) => pod_code(pod),
@@ -54,11 +54,12 @@ fn pod_code(error: &PodError) -> Code {
         // "gone already". A handler's name is an argument.
         PodError::UnknownHandler { .. } | PodError::AmbiguousId { .. } => Code::InvalidArgument,
         PodError::ShuttingDown => Code::Unavailable,
+        PodError::NotReady { .. } => Code::FailedPrecondition,
         PodError::Create { source, .. } | PodError::Runtime { source, .. } => runtime_code(source),
         PodError::WrongOwner { .. } => Code::Internal,
         PodError::Abandoned => Code::Cancelled,
         PodError::Network(source) | PodError::Teardown(source) => network_code(source),
-        PodError::Cgroup(source) => cgroup_code(source),
+        PodError::Cgroup(source) | PodError::Update(source) => cgroup_code(source),
         PodError::Journal(source) => chain_code(source),
         PodError::Io { source, .. } => io_code(source),
     }
@@ -71,7 +72,10 @@ fn runtime_code(error: &RuntimeError) -> Code {
         RuntimeError::InPod { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Code::FailedPrecondition
         }
-        RuntimeError::InPod { source, .. } | RuntimeError::Io { source, .. } => io_code(source),
+        RuntimeError::InPod { source, .. }
+        | RuntimeError::InContainer { source, .. }
+        | RuntimeError::Io { source, .. } => io_code(source),
+        RuntimeError::Command { .. } => Code::InvalidArgument,
         RuntimeError::Shim { .. } => Code::Internal,
         RuntimeError::Unsupported { .. } => Code::FailedPrecondition,
     }
@@ -111,6 +115,7 @@ fn cgroup_code(error: &CgroupError) -> Code {
         | C::SliceForCgroupfs { .. }
         | C::PathForSystemd { .. }
         | C::UnifiedKey { .. }
+        | C::DeviceRule { .. }
         | C::SwapBelowMemory { .. }
         | C::SwapAlone { .. } => Code::InvalidArgument,
         C::NotMounted { .. }
@@ -118,6 +123,7 @@ fn cgroup_code(error: &CgroupError) -> Code {
         | C::NoFile { .. }
         | C::UnifiedOnV1 { .. }
         | C::NoBusctl => Code::FailedPrecondition,
+        C::MemoryInUse { .. } => Code::FailedPrecondition,
         C::Busy { .. } => Code::Unavailable,
         C::SystemdSlow { .. } => Code::DeadlineExceeded,
         C::Systemd { .. } => Code::Internal,

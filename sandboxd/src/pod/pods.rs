@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::driver::Driver;
+use super::driver::{Driver, Limits};
 use super::error::PodError;
 use super::flow::{self, Base, Effects, Ready, now_ns};
 use super::model::{FlowKind, Pod, PodId, PodState, Sysfs};
@@ -148,6 +148,17 @@ impl Pods {
             self.store.remove(&pod.id);
         }
         Ok(())
+    }
+
+    /// Changes what a READY pod may use: all of it, or nothing and an error.
+    ///
+    /// # Errors
+    /// When the pod is not READY, or the kernel refuses a limit.
+    pub async fn update(self: &Arc<Self>, id: &str, limits: Limits) -> Result<(), PodError> {
+        match self.find_driver(id).await? {
+            Some(driver) => driver.update(limits).await,
+            None => Err(PodError::NotReady { id: id.to_owned() }),
+        }
     }
 
     /// A snapshot of all pods, oldest first. Includes FAILED ones, which only the console shows:

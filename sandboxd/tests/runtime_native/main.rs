@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the verdict")]
 
+mod bench_box;
+mod containers;
+mod execs;
 mod failures;
 mod figures;
 mod host;

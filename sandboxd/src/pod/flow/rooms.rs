@@ -76,7 +76,8 @@ impl Effects for Rooms {
         let hostname = hostname(pod)?;
         let resolv_conf =
             dns::resolv_conf(&pod.spec.dns, Path::new(HOST_RESOLV_CONF)).map_err(PodError::Network)?;
-        for (name, content) in [("resolv.conf", resolv_conf.as_slice()), ("hostname", hostname.as_bytes())] {
+        let line = format!("{hostname}\n");
+        for (name, content) in [("resolv.conf", resolv_conf.as_slice()), ("hostname", line.as_bytes())] {
             let path = dir.join(name);
             fs::write(&path, content).map_err(io_error(format!("writing {}", path.display())))?;
         }
@@ -129,6 +130,13 @@ impl Effects for Rooms {
         let (resources, overhead) = (pod.spec.resources.clone(), pod.spec.overhead.clone());
         let made = blocking(move || cgroups.create(&path, &resources, &overhead)).await?;
         Ok(Arc::new(made))
+    }
+
+    async fn update_cgroup(&self, pod: &Pod) -> Result<(), CgroupError> {
+        let path = self.cgroups.plan(&pod.spec.cgroup_parent, &pod.id)?;
+        let cgroups = self.cgroups.clone();
+        let (resources, overhead) = (pod.spec.resources.clone(), pod.spec.overhead.clone());
+        blocking(move || cgroups.update(&path, &resources, &overhead)).await
     }
 
     async fn remove_cgroup(&self, pod: &Pod) -> Result<(), CgroupError> {
