@@ -25,7 +25,7 @@ pub use archive::Format;
 pub use content::{Algorithm, BadDigest, BlobWriter, Digest, Hasher};
 pub use error::ImageError;
 pub use ingest::{Ingest, Names, Slot};
-pub use layer::UnpackError;
+pub use layer::{UnpackError, remove_tree};
 pub use model::{Image, ImageConfig, ImageId, Layer, LayerId, User};
 pub use store::{Hold, Images, Limits, Settings, Usage};
 pub use tar::TarError;
