@@ -190,7 +190,7 @@ impl TokenServer {
             TokenRequest { url, secret: authorization.is_some(), authorization, form: None }
         };
         let post = |grant: &[(&str, &str)]| {
-            let mut form = reqwest::Url::parse("form:/").map(|mut url| {
+            let mut form = Url::parse("form:/").map(|mut url| {
                 url.query_pairs_mut()
                     .extend_pairs(grant)
                     .append_pair("service", &self.service)

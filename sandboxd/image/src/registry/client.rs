@@ -1,5 +1,6 @@
 //! Asking a registry: endpoints in order, each with its redirects, retries, bounds and authorization.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +38,8 @@ pub(crate) struct Registry {
     hosts: Vec<Host>,
     credentials: Option<Credentials>,
     settings: HttpSettings,
+    /// The host that gave the newest manifest: its blobs are asked of it first.
+    preferred: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -75,7 +78,7 @@ impl Blob {
             |cause| RegistryError::Unavailable { what: self.what.clone(), host: self.host.clone(), cause };
         match tokio::time::timeout(self.idle, self.response.chunk()).await {
             Err(_) => Err(unavailable(Cause::Idle(self.idle))),
-            Ok(Err(e)) => Err(unavailable(Cause::Transport(transport(e)))),
+            Ok(Err(e)) => Err(unavailable(transport(e))),
             Ok(Ok(chunk)) => Ok(chunk),
         }
     }
@@ -105,7 +108,8 @@ impl Registry {
             Err(RegistryError::Tls { host: name.clone(), detail: e.to_string() })
         })?;
         let repository = reference.path().to_owned();
-        Ok(Self { domain: name, repository, hosts, credentials, settings: settings.clone() })
+        let (settings, preferred) = (settings.clone(), AtomicUsize::new(0));
+        Ok(Self { domain: name, repository, hosts, credentials, settings, preferred })
     }
 
     /// A manifest by tag or digest, from the first host that has it.
@@ -121,17 +125,20 @@ impl Registry {
             headers.insert(ACCEPT, accept);
         }
         let mut failed = Failures::default();
-        for host in &self.hosts {
+        for (index, host) in self.hosts.iter().enumerate() {
             let able = if capability == "resolve" { host.endpoint.resolve } else { host.endpoint.pull };
             if !able {
                 continue;
             }
             match self.document(host, &what, &format!("manifests/{object}"), &headers, limit).await {
-                Ok(document) => return Ok(document),
+                Ok(document) => {
+                    self.preferred.store(index, Ordering::Relaxed);
+                    return Ok(document);
+                }
                 Err(error) => failed.add(error, &host.endpoint),
             }
         }
-        Err(failed.worst().unwrap_or(RegistryError::NoHost { registry: self.domain.clone(), what, capability }))
+        Err(failed.worst().unwrap_or_else(|| self.no_host(what, capability)))
     }
 
     async fn document(
@@ -162,9 +169,12 @@ impl Registry {
         }
     }
 
-    /// How many hosts a blob may be asked of.
-    pub(crate) fn hosts(&self) -> usize {
-        self.hosts.len()
+    /// The hosts a blob may be asked of, in this order.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = usize> + use<> {
+        let preferred = self.preferred.load(Ordering::Relaxed);
+        let able: Vec<_> = self.hosts.iter().map(|host| host.endpoint.pull).collect();
+        let rest = (0..able.len()).filter(move |&index| index != preferred);
+        std::iter::once(preferred).chain(rest).filter(move |&index| able.get(index) == Some(&true))
     }
 
     /// Tries of one blob at one host.
@@ -177,17 +187,34 @@ impl Registry {
         backoff(&self.settings, tried)
     }
 
-    /// A blob from one host, from `offset` on if the host can do that. `None`: the host is not for pulling.
-    pub(crate) async fn blob(
+    /// A blob from one of [`hosts`](Self::hosts), from `offset` on if it can do that.
+    pub(crate) async fn blob(&self, host: usize, digest: &str, offset: u64) -> Result<Blob, RegistryError> {
+        let what = format!("blob {digest} of {}", self.repository);
+        let Some(host) = self.hosts.get(host) else { return Err(self.no_host(what, "pull")) };
+        let response = self.ask(host, &what, &format!("blobs/{digest}"), &range(offset)).await?;
+        self.opened(response, offset, what, host.endpoint.authority())
+    }
+
+    /// A blob that fits into memory, with the tries of a document.
+    pub(crate) async fn small_blob(
         &self,
         host: usize,
         digest: &str,
-        offset: u64,
-    ) -> Option<Result<Blob, RegistryError>> {
-        let host = self.hosts.get(host).filter(|host| host.endpoint.pull)?;
+        limit: u64,
+    ) -> Result<Vec<u8>, RegistryError> {
         let what = format!("blob {digest} of {}", self.repository);
-        let response = self.ask(host, &what, &format!("blobs/{digest}"), &range(offset)).await;
-        Some(response.and_then(|r| self.opened(r, offset, what, host.endpoint.authority())))
+        let Some(host) = self.hosts.get(host) else { return Err(self.no_host(what, "pull")) };
+        let path = format!("blobs/{digest}");
+        Ok(self.document(host, &what, &path, &HeaderMap::new(), limit).await?.bytes)
+    }
+
+    /// A host's name for errors.
+    pub(crate) fn name_of(&self, host: usize) -> String {
+        self.hosts.get(host).map(|host| host.endpoint.authority()).unwrap_or_default()
+    }
+
+    pub(crate) fn no_host(&self, what: String, capability: &'static str) -> RegistryError {
+        RegistryError::NoHost { registry: self.domain.clone(), what, capability }
     }
 
     /// A foreign layer, from where its descriptor says; without credentials.
@@ -404,7 +431,7 @@ impl Registry {
                 |cause| RegistryError::Unavailable { what: what.to_owned(), host: at.clone(), cause };
             let response = match tokio::time::timeout(self.settings.idle_timeout, request.send()).await {
                 Err(_) => return Err(unavailable(Cause::Idle(self.settings.idle_timeout))),
-                Ok(Err(e)) => return Err(unavailable(Cause::Transport(transport(e)))),
+                Ok(Err(e)) => return Err(unavailable(transport(e))),
                 Ok(Ok(response)) => response,
             };
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
@@ -497,7 +524,7 @@ impl Registry {
                 |cause| RegistryError::Unavailable { what: what.to_owned(), host: host.clone(), cause };
             match tokio::time::timeout(self.settings.idle_timeout, response.chunk()).await {
                 Err(_) => return Err(unavailable(Cause::Idle(self.settings.idle_timeout))),
-                Ok(Err(e)) => return Err(unavailable(Cause::Transport(transport(e)))),
+                Ok(Err(e)) => return Err(unavailable(transport(e))),
                 Ok(Ok(None)) => return Ok(bytes),
                 Ok(Ok(Some(chunk))) if (bytes.len() + chunk.len()) as u64 > limit => {
                     return Err(too_large(host));
@@ -521,7 +548,7 @@ impl Host {
         if endpoint.base.host_str().is_some_and(is_loopback) {
             builder = builder.no_proxy();
         }
-        let client = builder.build().map_err(|e| failed(transport(e)))?;
+        let client = builder.build().map_err(|e| failed(transport(e).to_string()))?;
         Ok(Self { endpoint, client, authorization: Mutex::default() })
     }
 
@@ -577,8 +604,7 @@ impl RegistryError {
             Self::Unavailable { cause: Cause::TooMany { after: Some(after) }, .. } => {
                 (*after <= RETRY_AFTER_MAX).then_some((*after).max(backoff))
             }
-            // Nobody is there: this host's answer will be the same for a while.
-            Self::Unavailable { cause: Cause::Transport(text), .. } if text.contains("Connection refused") => None,
+            Self::Unavailable { cause: Cause::Transport { settled: true, .. }, .. } => None,
             error => error.is_passing().then_some(backoff),
         }
     }
@@ -616,21 +642,17 @@ fn range(offset: u64) -> HeaderMap {
 
 /// What went wrong at each host that was asked.
 #[derive(Default)]
-pub(crate) struct Failures(Vec<RegistryError>);
+struct Failures(Vec<RegistryError>);
 
 impl Failures {
     fn add(&mut self, error: RegistryError, endpoint: &Endpoint) {
         tracing::debug!(host = endpoint.authority(), error = %crate::error::chain(&error), "asking the next host");
-        self.push(error);
-    }
-
-    pub(crate) fn push(&mut self, error: RegistryError) {
         self.0.push(error);
     }
 
     /// The error to tell. The registry is asked last and its word counts; but of a loopback registry asked over
     /// https and then http, what was answered counts more than that nobody was there.
-    pub(crate) fn worst(mut self) -> Option<RegistryError> {
+    fn worst(mut self) -> Option<RegistryError> {
         let last = self.0.pop()?;
         if !last.is_passing() {
             return Some(last);

@@ -44,8 +44,9 @@ pub enum RegistryError {
 /// Why nothing usable came.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
-    #[error("{0}")]
-    Transport(String),
+    /// `settled`: nobody is there, or TLS cannot be agreed on; that stays so for a while.
+    #[error("{text}")]
+    Transport { text: String, settled: bool },
     #[error("status {status}: {detail}")]
     Status { status: u16, detail: String },
     #[error("too many requests; it asks to wait {}", after.map_or_else(|| "a while".to_owned(), |a| format!("{a:?}")))]
@@ -64,6 +65,24 @@ impl RegistryError {
 }
 
 /// An error of the HTTP library and its causes, without the URL: that may carry a signature.
-pub(super) fn transport(error: reqwest::Error) -> String {
-    crate::error::chain(&error.without_url())
+pub(super) fn transport(error: reqwest::Error) -> Cause {
+    let error = error.without_url();
+    Cause::Transport { text: crate::error::chain(&error), settled: is_settled(&error) }
+}
+
+fn is_settled(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if current.is::<rustls::Error>() {
+            return true;
+        }
+        if let Some(io) = current.downcast_ref::<std::io::Error>() {
+            let tls = io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+            if tls || io.kind() == std::io::ErrorKind::ConnectionRefused {
+                return true;
+            }
+        }
+        cause = current.source();
+    }
+    false
 }
