@@ -23,6 +23,7 @@ pub struct Box {
     pub pod: Pod,
     pub planned: Planned,
     logs: tempfile::TempDir,
+    ids: std::sync::Mutex<Vec<ContainerId>>,
 }
 
 /// A log in CRI's format.
@@ -140,7 +141,7 @@ impl Box {
 
     pub async fn with(planned: Planned) -> Self {
         let pod = started(&runtime().await, &planned).await;
-        Self { pod, planned, logs: tempfile::tempdir().unwrap() }
+        Self { pod, planned, logs: tempfile::tempdir().unwrap(), ids: std::sync::Mutex::default() }
     }
 
     pub fn has_user(&self) -> bool {
@@ -180,8 +181,23 @@ impl Box {
         (task.unwrap_or_else(|error| panic!("{}", super::setup::chain(&error))), log)
     }
 
-    pub async fn try_make(&self, mut given: Given) -> (Result<Arc<dyn Task>, RuntimeError>, Log) {
+    pub async fn try_make(&self, given: Given) -> (Result<Arc<dyn Task>, RuntimeError>, Log) {
+        let plan = self.plan(given);
+        let log = Log(self.logs.path().join(plan.id.as_str()));
+        (self.pod.infra.create_container(plan).await, log)
+    }
+
+    /// A log to go on in.
+    pub fn another_log(&self) -> (Log, OwnedFd) {
+        let path = self.logs.path().join(format!("log-{}", self.ids().len()));
+        let log = fs::OpenOptions::new().append(true).create_new(true).open(&path).unwrap();
+        (Log(path), log.into())
+    }
+
+    /// As the daemon would plan it.
+    pub fn plan(&self, mut given: Given) -> TaskPlan {
         let id = ContainerId::random().unwrap();
+        self.ids.lock().unwrap().push(id.clone());
         let path = self.logs.path().join(id.as_str());
         let log = fs::OpenOptions::new().append(true).create(true).open(&path).unwrap();
         if self.has_user() {
@@ -194,7 +210,7 @@ impl Box {
             namespace.set_typ(LinuxNamespaceType::User).set_path(None);
             linux.namespaces_mut().as_mut().unwrap().push(namespace);
         }
-        let plan = TaskPlan {
+        TaskPlan {
             id,
             spec: given.spec,
             pid: given.pid,
@@ -205,8 +221,7 @@ impl Box {
             tty: given.tty,
             log: Some(log.into()),
             cgroup: given.cgroup,
-        };
-        (self.pod.infra.create_container(plan).await, Log(path))
+        }
     }
 
     /// Runs a container to its end: the lines of its log, without times and streams.
@@ -221,8 +236,83 @@ impl Box {
         lines
     }
 
+    /// Ids of all that were made, in order.
+    pub fn ids(&self) -> Vec<ContainerId> {
+        self.ids.lock().unwrap().clone()
+    }
+
+    pub fn last_id(&self) -> String {
+        let ids = self.ids();
+        // The one before the one that was refused.
+        ids[ids.len() - 2].as_str().to_owned()
+    }
+
+    /// The shim's children.
+    pub fn children(&self) -> Vec<String> {
+        let shim = self.pod.infra.shim_pid();
+        let children = fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap();
+        children.split_whitespace().map(str::to_owned).collect()
+    }
+
     pub async fn end(self) {
         self.pod.end().await;
+    }
+}
+
+/// A cgroup of a test in each hierarchy of this machine. Removed when dropped.
+pub struct Cgroup {
+    dirs: Vec<PathBuf>,
+}
+
+impl Cgroup {
+    pub fn new() -> Option<Self> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("sandboxd-native-{}-{count}", std::process::id());
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let hierarchies = mountinfo.lines().filter(|line| line.contains(" - cgroup"));
+        let mut dirs: Vec<PathBuf> =
+            hierarchies.map(|line| PathBuf::from(line.split(' ').nth(4).unwrap()).join(&name)).collect();
+        // An empty cpuset takes no process.
+        dirs.retain(|dir| !dir.to_str().unwrap().contains("cpuset") && fs::create_dir(dir).is_ok());
+        if dirs.is_empty() {
+            println!("SKIPPED: no cgroup hierarchy can be written to");
+            return None;
+        }
+        Some(Self { dirs })
+    }
+
+    pub fn procs(&self) -> Vec<OwnedFd> {
+        let open =
+            |dir: &PathBuf| fs::OpenOptions::new().write(true).open(dir.join("cgroup.procs")).unwrap().into();
+        self.dirs.iter().map(open).collect()
+    }
+
+    /// Processes in it, as its first hierarchy has them.
+    pub fn members(&self) -> Vec<i32> {
+        let procs = fs::read_to_string(self.dirs[0].join("cgroup.procs")).unwrap();
+        procs.lines().map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    /// Cgroups in it, in all hierarchies.
+    pub fn children(&self) -> usize {
+        let count = |dir: &PathBuf| {
+            fs::read_dir(dir).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
+        };
+        self.dirs.iter().map(count).sum()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for dir in &self.dirs {
+            for _ in 0..50 {
+                if fs::remove_dir(dir).is_ok() {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
     }
 }
 
@@ -251,16 +341,25 @@ fn idmap(tree: &OwnedFd, user: &OwnedFd) {
         propagation: 0,
         userns_fd: u64::try_from(user.as_raw_fd()).unwrap(),
     };
-    // SAFETY: path and attr outlive the call, which reads them.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attr,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    for _ in 0..100 {
+        // SAFETY: path and attr outlive the call, which reads them.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                tree.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                &raw const attr,
+                size_of::<libc::mount_attr>(),
+            )
+        };
+        let error = std::io::Error::last_os_error();
+        if result == 0 {
+            return;
+        }
+        // A process forked by another test still has what was written open, until it execs.
+        assert_eq!(error.raw_os_error(), Some(libc::EBUSY), "{error}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("the rootfs stays busy");
 }

@@ -28,7 +28,10 @@ impl Child {
     /// Takes the exit status if it has ended.
     pub fn reap(&mut self) -> Option<Ended> {
         while self.ended.is_none() {
-            let exit = match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            let exit = match waitid(
+                WaitId::PidFd(self.pidfd.as_fd()),
+                WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+            ) {
                 Err(Errno::INTR) => continue,
                 Ok(None) => break,
                 Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
@@ -87,5 +90,5 @@ pub fn readable(fd: BorrowedFd<'_>, deadline: Instant) -> Result<bool, Errno> {
 /// Nanoseconds since the Unix epoch.
 pub fn now() -> i64 {
     let time = clock_gettime(ClockId::Realtime);
-    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
 }

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, unlinkat};
@@ -14,9 +15,9 @@ use sandboxd_shim::proto::Failure;
 
 use super::child::Child;
 use super::launch::{Launch, launch};
-use super::{Container, Ends, Surroundings, kill, launch as words, process, resolve, rootfs};
+use super::{Container, Ends, Surroundings, kill, launch as words, process, rootfs};
 use crate::io::{ExecIo, Streams, Wanted};
-use crate::kernel::{Guest, Kernel, Last, Linux};
+use crate::kernel::{Guest, Kernel, Linux, here};
 use crate::step::{Step, StepError};
 
 /// A cgroup in which each exec has one of its own.
@@ -98,8 +99,11 @@ pub fn execute(
         new: 0,
     };
     let seccomp = container.seccomp.as_deref();
+    // The shim's own: what the container has on /proc may be anything.
+    let proc = Linux.open(here(), "/proc", false).step(|| "open /proc".into()).map_err(outside)?;
     let started = launch(&how, |link, warnings| {
-        match inside(&Linux, container.user, command.clone(), seccomp, ends.streams(), link, warnings) {
+        let with = With { user: container.user, seccomp, streams: ends.streams(), proc: proc.as_fd(), link };
+        match inside(&Linux, command.clone(), &with, warnings) {
             Err(Some(failed)) => failed,
             Err(None) => StepError { step: String::new(), errno: Errno::SRCH },
         }
@@ -132,29 +136,34 @@ pub fn execute(
     }
 }
 
+/// What the new process gets from the shim.
+struct With<'a> {
+    user: bool,
+    seccomp: Option<&'a [u8]>,
+    streams: [BorrowedFd<'a>; 3],
+    /// The shim's /proc.
+    proc: BorrowedFd<'a>,
+    link: BorrowedFd<'a>,
+}
+
 /// The new process, as in [`super::inside`].
 fn inside<K: Guest>(
     kernel: &K,
-    user: bool,
     mut command: Command,
-    seccomp: Option<&[u8]>,
-    streams: [BorrowedFd<'_>; 3],
-    link: BorrowedFd<'_>,
+    with: &With<'_>,
     mut warnings: Vec<String>,
 ) -> Result<Infallible, Option<StepError>> {
+    let With { user, seccomp, streams, proc, link } = *with;
     process::settle(kernel, user)?;
     warnings.extend(process::clamp(kernel, &mut command)?);
-    let root = rootfs::here_root(kernel)?;
-    let terminal = if command.terminal { Some(rootfs::terminal(kernel, root.as_fd(), &command)?) } else { None };
-    let label = match &command.label {
-        // The container's own /proc: what else lies there does not take a label, and that is an error.
-        Some(_) => {
-            let label = kernel.resolve(root.as_fd(), resolve::relative("/proc"), Last::Follow);
-            let label = label.and_then(|proc| kernel.open(proc.as_fd(), "thread-self/attr/exec", true));
-            Some(label.step(|| "open /proc/thread-self/attr/exec for the label".into())?)
-        }
-        None => None,
-    };
+    // Never closed by a destructor: `keep` closes them, or gives their numbers to others.
+    let root = ManuallyDrop::new(rootfs::here_root(kernel)?);
+    let terminal =
+        if command.terminal { Some(rootfs::terminal(kernel, root.as_fd(), &command)?) } else { None };
+    let terminal = ManuallyDrop::new(terminal);
+    let label = command.label.as_ref().map(|_| kernel.open(proc, "self/attr/exec", true)).transpose();
+    let label = label.step(|| "open /proc/self/attr/exec for the label".into())?;
+    let label = ManuallyDrop::new(label);
     let streams = terminal.as_ref().map_or(streams, |(_, slave)| [slave.as_fd(); 3]);
     let master = terminal.as_ref().map(|(master, _)| master.as_fd());
     let label = label.as_ref().map(AsFd::as_fd);
@@ -186,17 +195,14 @@ impl Exec {
     /// Kills it and all its descendants: by its cgroup, and, where it has none, down its tree, which misses
     /// those that have left it.
     pub fn kill(&mut self) {
-        match &self.cgroup {
-            Some(cgroup) => {
-                if kernel_kills(cgroup).is_err() {
-                    kill::kill_all(|| kill::members(cgroup.procs.as_fd()).unwrap_or_default());
-                }
+        if let Some(cgroup) = &self.cgroup {
+            let killed = kernel_kills(cgroup);
+            if killed.is_err() {
+                kill::kill_all(|| kill::members(cgroup.procs.as_fd()).unwrap_or_default());
             }
-            None if self.child.reap().is_none() => {
-                let root = self.child.pid;
-                kill::kill_all(|| kill::tree(root));
-            }
-            None => {}
+        } else if self.child.reap().is_none() {
+            let root = self.child.pid;
+            kill::kill_all(|| kill::tree(root));
         }
         self.child.kill();
     }

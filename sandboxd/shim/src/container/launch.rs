@@ -34,11 +34,18 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Word {
     /// With the pidfd.
-    Born { pid: i32 },
+    Born {
+        pid: i32,
+    },
     /// With the master of the terminal, if there is one.
-    Ready { warnings: Vec<String> },
+    Ready {
+        warnings: Vec<String>,
+    },
     Go,
-    Failed { step: String, errno: i32 },
+    Failed {
+        step: String,
+        errno: i32,
+    },
 }
 
 /// What the go-between does.
@@ -81,7 +88,7 @@ pub fn launch(
     let forked = Linux.clone3(0).step(|| "fork".into()).map_err(|error| error.failure(None))?;
     let Forked::Parent { pid, pidfd } = forked else {
         drop(ours);
-        go_between(launch, theirs, inside)
+        go_between(launch, &theirs, inside)
     };
     drop(theirs);
     let mut between = Child::new(pid, pidfd);
@@ -94,7 +101,7 @@ pub fn launch(
 
 fn go_between(
     launch: &Launch<'_>,
-    link: OwnedFd,
+    link: &OwnedFd,
     inside: impl FnOnce(BorrowedFd<'_>, Vec<String>) -> StepError,
 ) -> ! {
     match enter(&Linux, launch) {

@@ -21,6 +21,7 @@ pub mod stage;
 mod tests;
 
 use std::convert::Infallible;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
@@ -124,8 +125,7 @@ pub fn create(
     fds: Vec<OwnedFd>,
 ) -> Result<(Container, Vec<String>), Failure> {
     let host_ids = |uid, gid| pod.host_ids(uid, gid);
-    let host_ids: Option<&dyn Fn(u32, u32) -> Option<(u32, u32)>> =
-        if pod.maps.is_some() { Some(&host_ids) } else { None };
+    let host_ids: Option<&stage::HostIds<'_>> = if pod.maps.is_some() { Some(&host_ids) } else { None };
     let outside = |error: StepError| error.failure(None);
     let cgroups = plan.cgroup.iter().map(|index| descriptor(&fds, *index)).collect::<Result<Vec<_>, _>>();
     let cgroups = cgroups.step(|| "find the container's cgroup".into()).map_err(outside)?;
@@ -141,6 +141,7 @@ pub fn create(
         plan: &plan,
         fds: &fds,
         user: pod.maps.is_some(),
+        net: pod.has(libc::CLONE_NEWNET),
         pid: pod.has(libc::CLONE_NEWPID),
         ipc: pod.has(libc::CLONE_NEWIPC),
     };
@@ -152,11 +153,12 @@ pub fn create(
     let (mut io, theirs) = ContainerIo::new(settings).step(streams).map_err(outside)?;
     let ends = Ends::new(theirs, pod, &plan.command).step(streams).map_err(outside)?;
     let staged = stage::stage(&Linux, &plan, &fds, host_ids).map_err(outside)?;
-    let launched = launch(&how, |link, warnings| match inside(&Linux, view, ends.streams(), link, warnings) {
-        Err(Some(failed)) => failed,
-        // The shim is gone.
-        Err(None) => StepError { step: String::new(), errno: Errno::SRCH },
-    });
+    let launched =
+        launch(&how, |link, warnings| match inside(&Linux, view, ends.streams(), link, warnings) {
+            Err(Some(failed)) => failed,
+            // The shim is gone.
+            Err(None) => StepError { step: String::new(), errno: Errno::SRCH },
+        });
     staged.clear(&Linux);
     let mut launched = launched?;
     if let Some(master) = launched.terminal.take()
@@ -172,9 +174,9 @@ pub fn create(
         id: plan.id,
         child: launched.child,
         link: Some(launched.link),
-        exec_cgroups: plan.exec_cgroups.and_then(|where_| {
-            Some(exec::Cgroups::new(take(where_.dir)?, usize::from(where_.instead_of)))
-        }),
+        exec_cgroups: plan
+            .exec_cgroups
+            .and_then(|where_| Some(exec::Cgroups::new(take(where_.dir)?, usize::from(where_.instead_of)))),
         cgroups: plan.cgroup.into_iter().filter_map(&mut take).collect(),
         seccomp: command.process.seccomp,
         no_new_privs: command.process.no_new_privs,
@@ -216,7 +218,8 @@ fn inside<K: Guest>(
     if view.plan.cgroup_namespace {
         kernel.unshare(libc::CLONE_NEWCGROUP).step(|| "make the cgroup namespace".into())?;
     }
-    let built = rootfs::build(kernel, view)?;
+    // Never closed by a destructor: `keep` closes them, or gives their numbers to others.
+    let built = ManuallyDrop::new(rootfs::build(kernel, view)?);
     let mut command = view.plan.command.clone();
     warnings.extend(process::clamp(kernel, &mut command)?);
     let streams = built.terminal.as_ref().map_or(streams, |(_, slave)| [slave.as_fd(); 3]);
@@ -263,8 +266,11 @@ impl Container {
 
     /// To the first process, or to every process of the container.
     pub fn signal(&mut self, signal: i32, all: bool) -> Result<(), Errno> {
-        if all {
-            kill::signal_all(|| self.members(), signal);
+        if all && signal == libc::SIGKILL {
+            kill::kill_all(|| self.members());
+        } else if all {
+            let first = self.child.pid;
+            kill::signal_all(|| self.members().into_iter().filter(|pid| *pid != first).collect(), signal);
         }
         self.child.signal(signal)
     }
@@ -285,7 +291,8 @@ impl Container {
 
     /// The processes in its cgroup: all of them, where it has one.
     fn members(&self) -> Vec<i32> {
-        let mut found = self.cgroups.iter().find_map(|procs| kill::members(procs.as_fd())).unwrap_or_default();
+        let mut found =
+            self.cgroups.iter().find_map(|procs| kill::members(procs.as_fd())).unwrap_or_default();
         if let Some(cgroups) = &self.exec_cgroups {
             found.extend(cgroups.members());
         }

@@ -50,7 +50,10 @@ pub fn clamp<K: Guest>(kernel: &K, command: &mut Command) -> Result<Vec<String>,
     let held = kernel.held().step(|| "read the capabilities".into())?;
     let asked = sets.bounding | sets.permitted | sets.effective | sets.inheritable | sets.ambient;
     if asked & !held != 0 {
-        warnings.push(format!("capabilities: asked for {asked:#x}, kept {:#x}, which the shim has", asked & held));
+        warnings.push(format!(
+            "capabilities: asked for {asked:#x}, kept {:#x}, which the shim has",
+            asked & held
+        ));
     }
     for set in [
         &mut sets.bounding,
@@ -94,16 +97,20 @@ pub fn enter<K: Guest>(
     seccomp: Option<&[u8]>,
 ) -> Result<Infallible, StepError> {
     let process = &command.process;
-    let strings = |all: &[String]| all.iter().map(|one| CString::new(one.as_str())).collect::<Result<Vec<_>, _>>();
-    let args = strings(&command.args).map_err(|_| Errno::INVAL).step(|| "read the arguments (a NUL)".into())?;
-    let env = strings(&command.env).map_err(|_| Errno::INVAL).step(|| "read the environment (a NUL)".into())?;
+    let strings =
+        |all: &[String]| all.iter().map(|one| CString::new(one.as_str())).collect::<Result<Vec<_>, _>>();
+    let args =
+        strings(&command.args).map_err(|_| Errno::INVAL).step(|| "read the arguments (a NUL)".into())?;
+    let env =
+        strings(&command.env).map_err(|_| Errno::INVAL).step(|| "read the environment (a NUL)".into())?;
     let name = command.args.first().ok_or(Errno::INVAL).step(|| "find a command to execute".into())?;
 
     kernel.umask(process.umask);
     // As root, who sees every directory; else as the user, whom a file server may know better.
     let cwd = || {
         let root = kernel.resolve(here(), "/", Last::Follow)?;
-        let dir = kernel.resolve(std::os::fd::AsFd::as_fd(&root), resolve::relative(&command.cwd), Last::Follow)?;
+        let dir =
+            kernel.resolve(std::os::fd::AsFd::as_fd(&root), resolve::relative(&command.cwd), Last::Follow)?;
         kernel.enter_dir(std::os::fd::AsFd::as_fd(&dir))
     };
     // The root itself is where the process is by now.
@@ -120,7 +127,9 @@ pub fn enter<K: Guest>(
         Capabilities { permitted: sets.permitted | admin, effective: sets.effective | admin, ..sets };
     kernel.capabilities(until_filtered).step(|| "set the capabilities".into())?;
     if sets.ambient != 0 {
-        kernel.raise_ambient(sets.ambient).step(|| format!("raise ambient capabilities {:#x}", sets.ambient))?;
+        kernel
+            .raise_ambient(sets.ambient)
+            .step(|| format!("raise ambient capabilities {:#x}", sets.ambient))?;
     }
     // A change of ids forgets it.
     kernel.die_with_parent().step(|| "ask to die with the shim".into())?;
@@ -137,9 +146,9 @@ pub fn enter<K: Guest>(
         kernel.no_new_privs().step(|| "set no_new_privs".into())?;
     }
     for limit in &process.rlimits {
-        kernel.limit(limit.resource, limit.soft, limit.hard).step(|| {
-            format!("set resource limit {} to {}:{}", limit.resource, limit.soft, limit.hard)
-        })?;
+        kernel
+            .limit(limit.resource, limit.soft, limit.hard)
+            .step(|| format!("set resource limit {} to {}:{}", limit.resource, limit.soft, limit.hard))?;
     }
     if let Some(program) = seccomp {
         kernel.seccomp(program).step(|| "install the seccomp filter".into())?;

@@ -21,12 +21,7 @@ pub fn existing<K: Guest>(kernel: &K, root: BorrowedFd<'_>, path: &str) -> Resul
 
 /// A place to mount on: what exists, else a new directory or empty file, with the directories above it.
 /// Tells whether it was made.
-pub fn place<K: Guest>(
-    kernel: &K,
-    root: BorrowedFd<'_>,
-    path: &str,
-    kind: Kind,
-) -> Result<(OwnedFd, bool)> {
+pub fn place<K: Guest>(kernel: &K, root: BorrowedFd<'_>, path: &str, kind: Kind) -> Result<(OwnedFd, bool)> {
     let mut path = relative(path).to_owned();
     for _ in 0..MAX_LINKS {
         match kernel.resolve(root, &path, Last::Follow) {
@@ -43,11 +38,7 @@ pub fn place<K: Guest>(
 }
 
 /// The parent of a path, made where it is missing, and the last name.
-pub fn parent<'a, K: Guest>(
-    kernel: &K,
-    root: BorrowedFd<'_>,
-    path: &'a str,
-) -> Result<(OwnedFd, &'a str)> {
+pub fn parent<'a, K: Guest>(kernel: &K, root: BorrowedFd<'_>, path: &'a str) -> Result<(OwnedFd, &'a str)> {
     let path = relative(path);
     let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
     if name.is_empty() || name == "." || name == ".." {

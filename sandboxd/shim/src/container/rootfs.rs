@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use sandboxd_shim::plan::Attrs;
-use sandboxd_shim::plan::container::{Command, ContainerPlan, Mount, MountAttrs, PidNs, Propagation, Source};
+use sandboxd_shim::plan::container::{Command, ContainerPlan, Mount, PidNs, Propagation, Source};
 
 use super::resolve::{existing, parent, place, relative};
 use super::stage::{self, MQUEUE, SHM};
@@ -18,8 +18,9 @@ use crate::step::{Step, StepError};
 pub struct View<'a> {
     pub plan: &'a ContainerPlan,
     pub fds: &'a [OwnedFd],
-    /// The pod has a user, pid, ipc namespace of its own.
+    /// The pod has a user, net, pid, ipc namespace of its own.
     pub user: bool,
+    pub net: bool,
     pub pid: bool,
     pub ipc: bool,
 }
@@ -43,7 +44,8 @@ pub fn build<K: Guest>(kernel: &K, view: View<'_>) -> Result<Built, StepError> {
     }
     devices(kernel, root, view)?;
     for (link, target) in &plan.links {
-        let made = parent(kernel, root, link).and_then(|(dir, name)| kernel.make_link(dir.as_fd(), name, target));
+        let made =
+            parent(kernel, root, link).and_then(|(dir, name)| kernel.make_link(dir.as_fd(), name, target));
         match made {
             Err(Errno::EXIST) => {}
             other => other.step(|| format!("make the symbolic link {link} to {target}"))?,
@@ -85,9 +87,11 @@ pub fn descriptor(fds: &[OwnedFd], index: u8) -> Result<BorrowedFd<'_>, Errno> {
     fds.get(usize::from(index)).map(AsFd::as_fd).ok_or(Errno::BADF)
 }
 
-/// Flags of a mount of one file system.
-fn flags(attrs: MountAttrs) -> Change {
-    Change { set: attrs.set | attrs.recursive_set, clear: attrs.clear, ..Change::default() }
+/// Flags of a mount of one file system. It is private to begin with, and has nothing to receive from.
+fn flags(mount: &Mount) -> Change {
+    let attrs = mount.attrs;
+    let propagation = if mount.propagation == Propagation::Shared { libc::MS_SHARED } else { 0 };
+    Change { set: attrs.set | attrs.recursive_set, clear: attrs.clear, propagation, recursive: false }
 }
 
 fn mount_one<K: Guest>(
@@ -105,15 +109,21 @@ fn mount_one<K: Guest>(
     match &mount.source {
         Source::New { fs, options } => {
             let words = || format!("mount {fs} on {destination}");
-            // Only the owner of a pid or ipc namespace may mount its file system: the host's come from the shim.
+            let mut flags = flags(mount);
+            // Only the owner of a net, pid or ipc namespace may mount its file system: the host's come from the
+            // shim.
             let host_pid = matches!(view.plan.pid, PidNs::Node) || (!view.pid && view.plan.pid == PidNs::Pod);
             let new = match fs.as_str() {
                 "proc" if view.user && host_pid => kernel.copy_mount(here(), "/proc", false),
                 "mqueue" if view.user && !view.ipc => kernel.copy_mount(here(), MQUEUE, false),
+                "sysfs" if view.user && !view.net => {
+                    flags.set |= libc::MOUNT_ATTR_RDONLY;
+                    kernel.copy_mount(here(), "/sys", false)
+                }
                 _ => kernel.new_mount(fs, options, Attrs::default()),
             };
             let new = new.step(words)?;
-            kernel.change(new.as_fd(), "", flags(mount.attrs)).step(words)?;
+            kernel.change(new.as_fd(), "", flags).step(words)?;
             kernel.attach(new.as_fd(), on(Kind::Directory)?.as_fd(), "").step(words)
         }
         Source::Detached(index) => {
@@ -131,7 +141,7 @@ fn mount_one<K: Guest>(
         Source::PodShm => {
             let words = || format!("bind the pod's shared memory on {destination}");
             let copy = kernel.copy_mount(here(), SHM, true).step(words)?;
-            kernel.change(copy.as_fd(), "", flags(mount.attrs)).step(words)?;
+            kernel.change(copy.as_fd(), "", flags(mount)).step(words)?;
             kernel.attach(copy.as_fd(), on(Kind::Directory)?.as_fd(), "").step(words)
         }
         Source::Cgroups { dirs, links } => {
@@ -149,7 +159,7 @@ fn mount_one<K: Guest>(
             for (link, target) in links {
                 kernel.make_link(tmpfs.as_fd(), link, target).step(words)?;
             }
-            kernel.change(tmpfs.as_fd(), "", flags(mount.attrs)).step(words)
+            kernel.change(tmpfs.as_fd(), "", flags(mount)).step(words)
         }
     }
 }
@@ -163,8 +173,7 @@ fn devices<K: Guest>(kernel: &K, root: BorrowedFd<'_>, view: View<'_>) -> Result
             continue;
         }
         let (dir, name) = parent(kernel, root, &node.path).step(words)?;
-        let make =
-            || kernel.make_node(dir.as_fd(), name, node.kind, node.mode, (node.major, node.minor));
+        let make = || kernel.make_node(dir.as_fd(), name, node.kind, node.mode, (node.major, node.minor));
         match make() {
             Err(Errno::EXIST) => kernel.unlink(dir.as_fd(), name).and_then(|()| make()).step(words)?,
             other => other.step(words)?,

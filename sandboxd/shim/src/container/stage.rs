@@ -8,8 +8,8 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use sandboxd_shim::plan::{Attrs, Plan};
 use sandboxd_shim::plan::container::{ContainerPlan, Mount, MountAttrs, Propagation, Source};
+use sandboxd_shim::plan::{Attrs, Plan};
 
 use super::rootfs::descriptor;
 use crate::kernel::{Change, Guest, Kind, PRIVATE, here};
@@ -39,6 +39,9 @@ pub fn direct(mount: &Mount, user_namespace: bool) -> bool {
     user_namespace && mount.propagation == Propagation::Shared
 }
 
+/// The host's ids for a uid and a gid of the pod's.
+pub type HostIds<'a> = dyn Fn(u32, u32) -> Option<(u32, u32)> + 'a;
+
 /// What was staged; taken away again with [`Staged::clear`].
 #[derive(Debug, Default)]
 pub struct Staged {
@@ -51,7 +54,7 @@ pub fn stage<K: Guest>(
     kernel: &K,
     plan: &ContainerPlan,
     fds: &[OwnedFd],
-    host_ids: Option<&dyn Fn(u32, u32) -> Option<(u32, u32)>>,
+    host_ids: Option<&HostIds<'_>>,
 ) -> Result<Staged, StepError> {
     let mut staged = Staged::default();
     let done = fill(kernel, plan, fds, host_ids, &mut staged);
@@ -68,7 +71,7 @@ fn fill<K: Guest>(
     kernel: &K,
     plan: &ContainerPlan,
     fds: &[OwnedFd],
-    host_ids: Option<&dyn Fn(u32, u32) -> Option<(u32, u32)>>,
+    host_ids: Option<&HostIds<'_>>,
     staged: &mut Staged,
 ) -> Result<(), StepError> {
     for mount in &plan.mounts {
@@ -94,9 +97,9 @@ fn fill<K: Guest>(
     let Some(host_ids) = host_ids else { return Ok(()) };
     for (index, device) in plan.devices.iter().enumerate() {
         let words = || format!("make the device {}", device.path);
-        let (uid, gid) = host_ids(device.uid, device.gid).ok_or(Errno::OVERFLOW).step(|| {
-            format!("map the owner {}:{} of the device {}", device.uid, device.gid, device.path)
-        })?;
+        let (uid, gid) = host_ids(device.uid, device.gid)
+            .ok_or(Errno::OVERFLOW)
+            .step(|| format!("map the owner {}:{} of the device {}", device.uid, device.gid, device.path))?;
         let path = node(index);
         kernel.umask(0);
         let made = kernel.make_node(here(), &path, device.kind, device.mode, (device.major, device.minor));
@@ -130,12 +133,7 @@ fn change<K: Guest>(
     if own == Change::default() { Ok(()) } else { kernel.change(mount, "", own) }
 }
 
-fn attach<K: Guest>(
-    kernel: &K,
-    mount: BorrowedFd<'_>,
-    index: u8,
-    staged: &mut Staged,
-) -> Result<(), Errno> {
+fn attach<K: Guest>(kernel: &K, mount: BorrowedFd<'_>, index: u8, staged: &mut Staged) -> Result<(), Errno> {
     let kind = kernel.kind(mount, "")?;
     let path = path(kind, index);
     match kind {

@@ -107,7 +107,13 @@ fn what_takes_the_hosts_privileges_comes_before_the_join() {
     enter(&kernel, &launch).unwrap();
     in_order(
         &kernel,
-        &["put 0", "write /proc/self/oom_score_adj 100", "limit 7 4096 4096", "join 0x50000000", "clone3 0x28000"],
+        &[
+            "put 0",
+            "write /proc/self/oom_score_adj 100",
+            "limit 7 4096 4096",
+            "join 0x50000000",
+            "clone3 0x28000",
+        ],
     );
 }
 
@@ -183,7 +189,7 @@ fn the_view_is_built_in_order() {
     let kernel = Fake { missing: vec!["proc/absent"], ..Fake::default() };
     let fds = [fd(), fd(), fd(), fd()];
     let plan = plan();
-    let view = View { plan: &plan, fds: &fds, user: true, pid: true, ipc: true };
+    let view = View { plan: &plan, fds: &fds, user: true, net: true, pid: true, ipc: true };
     build(&kernel, view).unwrap();
     in_order(
         &kernel,

@@ -19,6 +19,7 @@ mod rootfs;
 mod tests;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -28,19 +29,28 @@ use sandboxd_shim::proto::{Exit, Failure, decode, encode};
 use sandboxd_shim::wire;
 use serde::{Deserialize, Serialize};
 
+use crate::container::child::readable;
 use crate::kernel::{Forked, Linux};
 use crate::step::{Step, StepError};
 
 pub use fork::write_maps;
+
+/// How long each of its steps may take: milliseconds, on a machine that swaps seconds. The daemon waits longer.
+const DEADLINE: Duration = Duration::from_secs(50);
 
 /// Words between the shim and the process it forked.
 #[derive(Debug, Serialize, Deserialize)]
 enum Word {
     Mapped,
     /// With a copy of the pod's shared memory, where it has any.
-    Ready { warnings: Vec<String> },
+    Ready {
+        warnings: Vec<String>,
+    },
     Go,
-    Failed { step: String, errno: i32 },
+    Failed {
+        step: String,
+        errno: i32,
+    },
 }
 
 /// A made infra container.
@@ -119,6 +129,13 @@ impl Infra {
     /// The container's next word; `None`: it has closed the socket, by exec or by its end.
     fn hear(&self) -> Result<Option<(Word, Option<OwnedFd>)>, Failure> {
         let link = self.link.as_ref().ok_or_else(|| self.lost("hear from the container"))?;
+        match readable(link.as_fd(), Instant::now() + DEADLINE) {
+            Ok(true) => {}
+            _ => {
+                let step = format!("hear from the container within {DEADLINE:?}");
+                return Err(Failure { step, errno: libc::ETIMEDOUT, pid: Some(self.pid) });
+            }
+        }
         let received = wire::receive(link.as_fd()).map_err(|_| self.lost("hear from the container"))?;
         let Some(mut message) = received else { return Ok(None) };
         match decode(&message.bytes) {

@@ -28,7 +28,9 @@ pub struct LogState {
 /// Where a stream stands in the file.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Track {
-    /// Its last record in the file is a part, and what follows was lost.
+    /// Its last record in the file is a part.
+    open: bool,
+    /// And what follows was lost.
     cut: bool,
     /// The rest of a line of which something was lost is still to come.
     skips: bool,
@@ -60,8 +62,9 @@ impl Log {
     pub fn reopen(&mut self, file: OwnedFd) {
         self.file = Some(file);
         self.torn = false;
-        self.stdout.cut = false;
-        self.stderr.cut = false;
+        for track in [&mut self.stdout, &mut self.stderr] {
+            (track.open, track.cut) = (false, false);
+        }
     }
 
     /// Nothing more comes: the file may go.
@@ -83,6 +86,7 @@ impl Log {
         if !batch.is_empty() {
             let kept = match self.mend(&track, batch) {
                 Ok(()) => {
+                    track.open &= !track.cut;
                     track.cut = false;
                     self.append(batch)
                 }
@@ -92,9 +96,12 @@ impl Log {
                 }
             };
             let (kept, lost) = batch.split_at_checked(kept).unwrap_or((batch, &[]));
+            if !kept.is_empty() {
+                track.open = !ends_full(kept);
+            }
             if !lost.is_empty() {
                 self.state.lost_bytes += text_bytes(lost);
-                track.cut |= !kept.is_empty() && !ends_full(kept);
+                track.cut = track.open;
                 track.skips = !ends_full(lost);
             }
         }

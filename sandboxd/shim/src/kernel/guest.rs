@@ -235,8 +235,7 @@ impl Guest for Linux {
         let permitted = rustix::thread::capabilities(None)?.permitted.bits();
         let bounding = (0..64).map(|number| 1u64 << number).filter(|bit| {
             let capability = rustix::thread::CapabilitySet::from_bits_retain(*bit);
-            permitted & bit != 0
-                && rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false)
+            permitted & bit != 0 && rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false)
         });
         Ok(bounding.fold(0, |all, bit| all | bit))
     }

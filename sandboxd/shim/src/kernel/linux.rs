@@ -63,9 +63,9 @@ impl Kernel for Linux {
         // A sibling has the exit signal of the process that made it, and may name none.
         if flags & u64::from(libc::CLONE_PARENT.unsigned_abs()) == 0 {
             // A sibling has the signal of this process; to name one is EINVAL.
-        if flags & u64::from(libc::CLONE_PARENT.unsigned_abs()) == 0 {
-            args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
-        }
+            if flags & u64::from(libc::CLONE_PARENT.unsigned_abs()) == 0 {
+                args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+            }
         }
         let address = (&raw mut args).expose_provenance();
         (&raw mut pidfd).expose_provenance();
@@ -139,7 +139,8 @@ impl Kernel for Linux {
     }
 
     fn pivot(&self, root: BorrowedFd<'_>) -> Result<()> {
-        let old = rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let old =
+            rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::process::fchdir(root)?;
         rustix::process::pivot_root(".", ".")?;
         // The old root now lies on top of the new one. Private first: what is unmounted beneath a shared mount

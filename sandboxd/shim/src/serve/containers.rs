@@ -151,7 +151,7 @@ impl Containers {
                 trim();
                 executed
             }
-            Request::Container { id, verb } => self.verb(&id, verb, fds, buffers),
+            Request::Container { id, verb } => self.verb(&id, &verb, fds, buffers),
             Request::Process { exec, verb } => self.exec_verb(exec, &verb),
             Request::Create(_)
             | Request::Start
@@ -192,12 +192,12 @@ impl Containers {
     fn verb(
         &mut self,
         id: &str,
-        verb: Verb,
+        verb: &Verb,
         fds: Vec<OwnedFd>,
         buffers: &mut Buffers,
     ) -> Result<Answer, Not> {
         let position = self.all.iter().position(|known| known.id == id);
-        if let (Verb::Remove, None) = (&verb, position) {
+        if let (Verb::Remove, None) = (verb, position) {
             return Ok(only(Reply::Removed { exit: None }));
         }
         let position = position.ok_or(Not::Refused(Refusal::Unknown))?;
@@ -206,7 +206,7 @@ impl Containers {
         let not_done = |action: &str, errno: Errno| {
             Not::Done(Failure { step: action.to_owned(), errno: errno.raw_os_error(), pid: None })
         };
-        match verb {
+        match *verb {
             Verb::Start => {
                 let refusal = if container.child.ended.is_some() {
                     Some(Refusal::Ended)

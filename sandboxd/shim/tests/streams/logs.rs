@@ -3,7 +3,7 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
-use sandboxd_shim::proto::{Exit, Reply, Request, Verb};
+use sandboxd_shim::proto::{Exit, Reply, Request, Verb, Wanted};
 
 use super::need_root;
 use super::pod::{PATIENCE, Pod, Wants, records};
@@ -94,4 +94,36 @@ fn an_ended_container_leaves_no_descriptors_but_those_of_its_record() {
         pod.remove(&id);
     }
     assert_eq!(pod.descriptors(), before);
+}
+
+#[test]
+#[ignore = "measures: run with --release --ignored --nocapture"]
+fn figures() {
+    need_root!();
+    let mut pod = Pod::new();
+    println!("memory of a shim with a pod: {} kB", pod.memory());
+    let (idle, _) = pod.run("echo started; exec sleep 100", Wants::default());
+    println!("with a container that has written a line: {} kB", pod.memory());
+    for (name, line) in [("20 bytes", 19), ("100 bytes", 99), ("16 KiB", 16_383)] {
+        let script = format!(
+            "line=$(head -c {line} /dev/zero | tr '\\0' x); yes $line | head -c 33554432 > /tmp/text; read go; \
+             for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do cat /tmp/text; done"
+        );
+        let (id, _) = pod.run(&script, Wants { stdin: true, ..Wants::default() });
+        let client = pod.attach(&id, Wanted { stdin: true, ..Wanted::default() });
+        std::thread::sleep(Duration::from_secs(2));
+        let (begun, cpu) = (std::time::Instant::now(), pod.cpu());
+        super::pod::write_all(client.stdin.as_ref().unwrap(), b"go\n");
+        pod.wait(&id);
+        let megabytes = 16.0 * 33.554_432;
+        println!(
+            "lines of {name}: {:.0} MB/s of what the container wrote; of the shim's time {:.0} MB/s; memory {} kB",
+            megabytes / begun.elapsed().as_secs_f64(),
+            megabytes / (pod.cpu() - cpu).as_secs_f64(),
+            pod.memory()
+        );
+        pod.remove(&id);
+        std::fs::File::options().write(true).truncate(true).open(pod.log_path(&id)).unwrap();
+    }
+    pod.remove(&idle);
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::OpenTreeFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sandboxd_shim::plan::container::{
-    Command, ContainerPlan, ExecPlan, Mount, MountAttrs, PidNs, Propagation, Rootfs, Source,
+    Command, ContainerPlan, ExecPlan, Mount, MountAttrs, Node, NodeKind, PidNs, Propagation, Rootfs, Source,
 };
 use sandboxd_shim::plan::{self, Capabilities, Namespaces, Net, Plan, Process, SysfsKind};
 use sandboxd_shim::proto::{
@@ -108,9 +108,13 @@ impl Pod {
 
     /// A new log file, open for appending, and for reading.
     pub fn log(&self, name: &str) -> (OwnedFd, File) {
-        let path = self.dir.path().join(format!("{name}.log"));
+        let path = self.log_path(name);
         let log = File::options().create_new(true).append(true).open(&path).unwrap();
         (log.into(), File::open(&path).unwrap())
+    }
+
+    pub fn log_path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.log"))
     }
 
     pub fn verb(&self, id: &str, verb: Verb) -> (Reply, Vec<OwnedFd>) {
@@ -183,6 +187,13 @@ impl Pod {
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
+    /// The shim's share of memory in kB.
+    pub fn memory(&self) -> u64 {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.shim.id())).unwrap();
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        pss.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// The shim's open descriptors.
@@ -287,7 +298,17 @@ fn container(id: &str, script: &str, wants: Wants) -> ContainerPlan {
             mount("/dev/pts", "devpts", &[("mode", "620"), ("ptmxmode", "666")]),
             mount("/tmp", "tmpfs", &[]),
         ],
-        devices: Vec::new(),
+        devices: [("/dev/null", 3), ("/dev/zero", 5)]
+            .map(|(path, minor)| Node {
+                path: path.into(),
+                kind: NodeKind::Char,
+                major: 1,
+                minor,
+                mode: 0o666,
+                uid: 0,
+                gid: 0,
+            })
+            .into(),
         links: vec![
             ("/dev/fd".into(), "/proc/self/fd".into()),
             ("/dev/stdout".into(), "/proc/self/fd/1".into()),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::PrepareError;
@@ -31,7 +32,10 @@ pub(super) fn files(
     dir: &Path,
 ) -> Result<Vec<(&'static str, PathBuf)>, PrepareError> {
     let hosts = dir.join("hosts");
+    // Readable by everybody, whatever umask the daemon has.
+    let mode = std::fs::Permissions::from_mode(0o644);
     std::fs::write(&hosts, hosts_file(pod, hostname)?)
+        .and_then(|()| std::fs::set_permissions(&hosts, mode))
         .map_err(|source| PrepareError::Io { action: format!("writing {}", hosts.display()), source })?;
     let mut files = vec![("/etc/hosts", hosts)];
     for (inside, name) in [("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf")] {

@@ -17,7 +17,7 @@ pub struct Invalid {
 const SHOWN: usize = 200;
 
 impl Invalid {
-    pub(super) fn new(field: impl Into<String>, value: impl fmt::Debug, why: Why) -> Self {
+    pub(in crate::cri) fn new(field: impl Into<String>, value: impl fmt::Debug, why: Why) -> Self {
         let mut value = format!("{value:?}");
         if value.len() > SHOWN {
             let cut = value.floor_char_boundary(SHOWN);

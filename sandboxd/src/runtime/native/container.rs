@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process as OciProcess, Spec,
+    Hooks, Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process as OciProcess, Spec,
 };
 use sandboxd_shim::plan::container::{
     Command, ContainerPlan, ExecCgroups, ExecPlan, Node, NodeKind, PidNs, Propagation, Rootfs,
@@ -47,14 +47,12 @@ impl Descriptors {
     }
 }
 
-/// The shim's plan for a container. `user`: the pod's user namespace.
+/// The shim's plan for a container. `user`: the user namespace of the pod's infra container, which is the pod's
+/// where the spec has one.
 ///
 /// # Errors
 /// [`RuntimeError::Unsupported`], and [`RuntimeError::Io`] where something of the host cannot be taken.
-pub fn prepare(
-    task: TaskPlan,
-    user: impl FnOnce() -> Result<OwnedFd, RuntimeError>,
-) -> Result<Prepared, RuntimeError> {
+pub fn prepare(task: TaskPlan, user: OwnedFd) -> Result<Prepared, RuntimeError> {
     let spec = &task.spec;
     let linux = spec.linux().as_ref().ok_or_else(|| unsupported("a spec without linux"))?;
     let process = spec.process().as_ref().ok_or_else(|| unsupported("a spec without process"))?;
@@ -72,7 +70,7 @@ pub fn prepare(
         linux.uid_mappings().as_deref().unwrap_or_default(),
         linux.gid_mappings().as_deref().unwrap_or_default(),
     );
-    let user = if has(LinuxNamespaceType::User) { Some((user()?, maps)) } else { None };
+    let user = has(LinuxNamespaceType::User).then_some((user, maps));
     let cgroups = cgroups::ordered(task.cgroup)?;
     let label = linux.mount_label().as_deref();
     let context = Context { cgroups: &cgroups, user, label };
@@ -134,26 +132,11 @@ pub fn prepare(
 }
 
 fn refuse(spec: &Spec, linux: &Linux) -> Result<(), RuntimeError> {
-    let hooks = spec.hooks().as_ref().is_some_and(|hooks| {
-        [
-            hooks.create_runtime(),
-            hooks.create_container(),
-            hooks.start_container(),
-            hooks.poststart(),
-            hooks.poststop(),
-        ]
-        .into_iter()
-        .flatten()
-        .any(|hooks| !hooks.is_empty())
-    });
-    let some = |map: bool| map;
+    let hooks = spec.hooks().as_ref().is_some_and(|hooks| *hooks != Hooks::default());
     let asked = [
         (hooks, "hooks"),
         (spec.domainname().is_some(), "a domain name"),
-        (
-            some(linux.sysctl().as_ref().is_some_and(|all| !all.is_empty())),
-            "sysctls of a container: set the pod's",
-        ),
+        (linux.sysctl().as_ref().is_some_and(|all| !all.is_empty()), "sysctls of a container: set the pod's"),
         (linux.net_devices().as_ref().is_some_and(|all| !all.is_empty()), "linux.netDevices"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),

@@ -141,7 +141,7 @@ impl Infra for NativeInfra {
     }
 
     async fn create_container(&self, plan: TaskPlan) -> Result<Arc<dyn Task>, RuntimeError> {
-        let task = NativeTask::create(&self.link, plan, || self.namespace(NsKind::User)).await?;
+        let task = NativeTask::create(&self.link, plan, self.namespace(NsKind::User)?).await?;
         Ok(Arc::new(task))
     }
 

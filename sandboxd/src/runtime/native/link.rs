@@ -193,7 +193,6 @@ pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "a map_err argument")]
 fn too_large(error: ProtoError) -> RuntimeError {
     RuntimeError::Unsupported { what: format!("the pod's request to its shim is too large: {error}") }
 }

@@ -54,14 +54,12 @@ impl Drop for Undo {
 }
 
 impl NativeTask {
-    /// Makes a container. `user`: the pod's user namespace.
-    pub async fn create(
-        link: &Arc<Link>,
-        plan: TaskPlan,
-        user: impl FnOnce() -> Result<OwnedFd, RuntimeError>,
-    ) -> Result<Self, RuntimeError> {
+    /// Makes a container. `user`: the user namespace of the pod's infra container.
+    pub async fn create(link: &Arc<Link>, plan: TaskPlan, user: OwnedFd) -> Result<Self, RuntimeError> {
         let id = plan.id.clone();
-        let prepared = container::prepare(plan, user)?;
+        // Paths of volumes lead to file servers that may not answer.
+        let prepared = tokio::task::spawn_blocking(move || container::prepare(plan, user)).await;
+        let prepared = prepared.map_err(|_| problem("was asked by a daemon that is ending".into()))??;
         let request = Request::CreateContainer(Box::new(prepared.plan));
         let mut undo = Undo { link: Arc::clone(link), id: Some(id.clone()) };
         let answer = link.call(&request, &prepared.fds.borrowed(), CREATE).await;

@@ -183,6 +183,7 @@ impl SmallDisk {
 
     /// Takes all the space but about `left` bytes.
     fn fill(&self, left: u64) {
+        self.free();
         let (file, _) = self.open("filler");
         let free = rustix::fs::fstatvfs(&self.mount).unwrap();
         let length = (free.f_bavail * free.f_frsize).saturating_sub(left);
@@ -190,12 +191,14 @@ impl SmallDisk {
     }
 
     fn free(&self) {
-        rustix::fs::unlinkat(&self.mount, "filler", rustix::fs::AtFlags::empty()).unwrap();
+        let _ = rustix::fs::unlinkat(&self.mount, "filler", rustix::fs::AtFlags::empty());
     }
 }
 
 fn fill(file: BorrowedFd<'_>, length: u64) {
-    rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, length).unwrap();
+    if length > 0 {
+        rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, length).unwrap();
+    }
 }
 
 fn numbered(range: std::ops::Range<u32>) -> Vec<u8> {
@@ -258,6 +261,98 @@ fn a_long_line_of_which_something_is_lost_is_ended_and_the_next_one_is_whole() {
     // The newline that ends the torn line is the log's own.
     let lost = written - (stdout.len() - 1) - stderr.len();
     assert_eq!(rig.io.log_state(), LogState { lost_bytes: lost as u64, error: Some(libc::ENOSPC) });
+}
+
+/// What happens to a container and its disk.
+#[derive(Debug, Clone)]
+enum Happening {
+    /// A line of a stream of about this length, or the beginning or the end of one.
+    Write {
+        output: Output,
+        length: usize,
+        newline: bool,
+    },
+    /// All space is taken but so many bytes.
+    Fill(u64),
+    Free,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let length = prop_oneof![4 => 0usize..200, 2 => 1000usize..9000, 2 => 15_000usize..60_000];
+    let output = prop_oneof![Just(Output::Stdout), Just(Output::Stderr)];
+    let write = (output, length, any::<bool>());
+    prop_oneof![
+        8 => write.prop_map(|(output, length, newline)| Happening::Write { output, length, newline }),
+        2 => (0u64..40_000).prop_map(Happening::Fill),
+        1 => Just(Happening::Free),
+    ]
+}
+
+/// Every line of the log is one that was written, or the beginning of one, cut where a record ends, or the whole
+/// beginning of the last one.
+fn check_lines(written: &[u8], records: &[Record], output: Output) -> usize {
+    let lines: Vec<&[u8]> = written.split(|byte| *byte == b'\n').collect();
+    let mut at = 0;
+    let mut cut = 0;
+    let mut line = Vec::new();
+    for record in records.iter().filter(|record| record.output == output) {
+        line.extend_from_slice(&record.text);
+        if !record.full {
+            continue;
+        }
+        // Whole, or ended by the log itself: then the record that ends it is empty.
+        let found = lines[at..].iter().position(|whole| **whole == *line).map(|found| (found, 0));
+        let beginning =
+            || lines[at..].iter().position(|whole| whole.starts_with(&line)).map(|found| (found, 1));
+        let (found, ended) = found
+            .or_else(|| beginning().filter(|_| record.text.is_empty()))
+            .unwrap_or_else(|| panic!("a line of {} bytes that nobody wrote", line.len()));
+        (at, cut) = (at + found + 1, cut + ended);
+        line.clear();
+    }
+    assert!(line.is_empty() || lines[at..].iter().any(|whole| whole.starts_with(&line)));
+    cut
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_the_disk_does_lines_are_whole_and_losses_counted(
+        happenings in prop::collection::vec(happening(), 1..60),
+    ) {
+        let Some(disk) = SmallDisk::new() else { return Ok(()) };
+        let (file, mut log) = disk.open("log");
+        let mut rig = logging(file);
+        let mut written = [Vec::new(), Vec::new()];
+        let mut number = 0;
+        for happening in happenings {
+            match happening {
+                Happening::Fill(left) => disk.fill(left),
+                Happening::Free => disk.free(),
+                Happening::Write { output, length, newline } => {
+                    // No two lines begin alike.
+                    number += 1;
+                    let mut bytes = format!("<{number}>").into_bytes();
+                    bytes.resize(bytes.len() + length, b'a' + u8::try_from(number % 26).unwrap());
+                    if newline {
+                        bytes.push(b'\n');
+                    }
+                    rig.write(output, &bytes);
+                    rig.settle();
+                    written[usize::from(output == Output::Stderr)].extend_from_slice(&bytes);
+                }
+            }
+        }
+        rig.io.drain(&mut rig.buffers);
+        let records = records(&mut log);
+        let lost = rig.io.log_state().lost_bytes;
+        let kept = joined(&records, Output::Stdout).len() + joined(&records, Output::Stderr).len();
+        let cut = check_lines(&written[0], &records, Output::Stdout)
+            + check_lines(&written[1], &records, Output::Stderr);
+        // A line that the log ended itself has a newline that was not written.
+        prop_assert_eq!((kept - cut) as u64 + lost, (written[0].len() + written[1].len()) as u64);
+    }
 }
 
 #[test]
