@@ -9,6 +9,7 @@
 mod check;
 mod duration;
 mod handlers;
+mod image;
 mod streaming;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{Problem, check};
 pub use handlers::{Handler, NATIVE, NETWORK_FIRST, RuntimeKind};
+pub use image::Image;
 pub use streaming::{Streaming, TlsVersion};
 
 /// Where the configuration is looked for when no `--config` is given.
@@ -46,6 +48,7 @@ pub struct Config {
     pub observer: Observer,
     pub pod: Pod,
     pub streaming: Streaming,
+    pub image: Image,
     /// As written; [`Config::handlers`] adds those that are always there.
     #[serde(rename = "handlers")]
     pub configured_handlers: BTreeMap<String, Handler>,
@@ -132,6 +135,7 @@ impl Default for Config {
             observer: Observer::default(),
             pod: Pod::default(),
             streaming: Streaming::default(),
+            image: Image::default(),
             configured_handlers: BTreeMap::new(),
         }
     }
