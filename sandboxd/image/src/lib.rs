@@ -1,6 +1,31 @@
 //! The images of a node: pulled from registries or imported from archives, their blobs kept under their digests,
 //! each layer unpacked once, and everything kept for as long as an image or a container needs it.
 
+mod archive;
+mod chores;
+mod config;
+mod content;
+mod error;
+mod ingest;
+mod layer;
+pub mod manifest;
 mod model;
+mod names;
+mod record;
+mod repair;
+mod state;
+mod store;
+mod tar;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
+pub use archive::Format;
+pub use content::{Algorithm, BadDigest, BlobWriter, Digest, Hasher};
+pub use error::ImageError;
+pub use ingest::{Ingest, Names, Slot};
+pub use layer::UnpackError;
 pub use model::{Image, ImageConfig, ImageId, Layer, LayerId, User};
+pub use store::{Hold, Images, Limits, Settings, Usage};
+pub use tar::TarError;
