@@ -17,16 +17,17 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use crate::chores::{Chore, Chores, delete};
 use crate::config::{self, Document};
-use crate::content::{Blobs, Digest};
+use crate::content::{Blobs, Digest, Hasher};
 use crate::error::ImageError;
 use crate::ingest::{Ingest, Keyed, Names};
-use crate::layer::{Layers, Source};
+use crate::layer::{Layers, Source, UnpackError, Unpacked};
 use crate::manifest::{Descriptor, MAX_DOCUMENT, Manifest};
 use crate::model::{Image, ImageId, Layer, LayerId};
 use crate::names::{self, Name};
@@ -41,12 +42,19 @@ pub struct Settings {
     pub pinned: Vec<String>,
     /// Layers unpacked at once.
     pub unpackers: usize,
+    /// How long a pull that failed keeps what it brought for the next attempt.
+    pub retry_window: Duration,
     pub limits: Limits,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { pinned: Vec::new(), unpackers: 2, limits: Limits::default() }
+        Self {
+            pinned: Vec::new(),
+            unpackers: 2,
+            retry_window: Duration::from_mins(10),
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -305,24 +313,49 @@ impl Images {
         &self.records
     }
 
-    /// Unpacks a layer and counts nobody as its user yet. Blocks.
+    /// Unpacks a layer; the caller puts it into the state. Blocks.
     pub(crate) fn unpack(
         &self,
         blob: &Descriptor,
         diff_id: &LayerId,
         stop: &AtomicBool,
-    ) -> Result<(), ImageError> {
+    ) -> Result<(Layer, Unpacked), ImageError> {
         let media_type = &blob.media_type;
         if !media_type.is_empty() && !is_layer(media_type) {
             return Err(ImageError::LayerType { blob: blob.digest.clone(), media_type: media_type.clone() });
         }
         let expected: Digest = diff_id.0.parse()?;
         let source = Source { file: self.blobs.file(&blob.digest)?, diff_id: expected, stop };
-        let failed =
-            |source| ImageError::Unpack { layer: diff_id.clone(), blob: blob.digest.clone(), source };
-        let (layer, unpacked) = self.layers.unpack(source, &self.settings.limits).map_err(failed)?;
-        self.state().add_layer(layer, unpacked, 0);
-        Ok(())
+        self.layers.unpack(source, &self.settings.limits).map_err(|source| {
+            // A blob that the disk changed would be found here at every pull.
+            let is_stopped = matches!(source, UnpackError::Stopped);
+            match if is_stopped { Ok(()) } else { self.check_blob(&blob.digest) } {
+                Err(damaged) => damaged,
+                Ok(()) => ImageError::Unpack { layer: diff_id.clone(), blob: blob.digest.clone(), source },
+            }
+        })
+    }
+
+    /// Reads a blob and marks it where its bytes are not what its name says. Blocks.
+    fn check_blob(&self, digest: &Digest) -> Result<(), ImageError> {
+        let mut hasher = Hasher::new(digest.algorithm());
+        let read = hasher.drain(&mut self.blobs.file(digest)?);
+        read.map_err(ImageError::io("read", &self.blobs.path(digest)))?;
+        let got = hasher.finish();
+        if got == *digest {
+            return Ok(());
+        }
+        self.state().blob_is_damaged(digest);
+        Err(ImageError::Mismatch { expected: digest.clone(), got })
+    }
+
+    /// A small blob, marked when it is damaged.
+    fn document(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
+        let read = self.blobs.document(digest, MAX_DOCUMENT);
+        if matches!(read, Err(ImageError::Mismatch { .. })) {
+            self.state().blob_is_damaged(digest);
+        }
+        read
     }
 
     /// Makes an image of what is there. The caller holds its blobs and layers. Blocks.
@@ -357,10 +390,10 @@ impl Images {
     }
 
     fn documents(&self, manifest: &Digest) -> Result<(ImageId, (Manifest, Document)), ImageError> {
-        let bytes = self.blobs.document(manifest, MAX_DOCUMENT)?;
+        let bytes = self.document(manifest)?;
         let parsed: Manifest = json("manifest", manifest, &bytes)?;
         let digest = &parsed.config.digest;
-        let document = config::parse(digest, &self.blobs.document(digest, MAX_DOCUMENT)?)?;
+        let document = config::parse(digest, &self.document(digest)?)?;
         Ok((ImageId(digest.to_string()), (parsed, document)))
     }
 
