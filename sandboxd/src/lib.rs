@@ -17,3 +17,4 @@ pub mod network;
 pub mod observer;
 pub mod pod;
 pub mod runtime;
+pub mod stats;

@@ -20,3 +20,4 @@ pub mod proc;
 pub mod registry;
 pub mod skip;
 pub mod sweep;
+pub mod workload;

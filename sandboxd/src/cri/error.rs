@@ -1,6 +1,7 @@
 //! Why a request could not be served. [`super::status`] maps each to its gRPC code.
 
 use super::validate::Invalid;
+use crate::container::error::ContainerError;
 use crate::pod::PodError;
 
 /// An error of an rpc.
@@ -12,6 +13,12 @@ pub enum CriError {
     Pod(#[from] PodError),
     #[error("no pod has the id {id:?}: it was removed, or never made")]
     NoPod { id: String },
+    #[error("no container has the id {id:?}: it was removed, or never made")]
+    NoContainer { id: String },
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    #[error("container_id = \"\": required, give a container's id or the beginning of it")]
+    NoContainerId,
     #[error("pod_sandbox_id = \"\": required, give a pod's id or the beginning of it")]
     NoId,
     #[error(

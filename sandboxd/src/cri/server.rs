@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use sandboxd_api::cri;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::validate::{Host, pod_spec};
-use super::{CriError, NodeReport, PodService, filter, info, translate};
+use super::validate::{Host, pod_spec, resources};
+use super::{ContainerService, CriError, Events, NodeReport, PodService, filter, info, translate};
 use crate::config::RuntimeKind;
-use crate::pod::PodError;
 use crate::pod::model::Pod;
+use crate::pod::{Limits, PodError};
+use crate::stats::Stats;
 
 /// The CRI version this is.
 pub const API_VERSION: &str = "v1";
@@ -25,6 +27,9 @@ pub struct Cri {
     pods: Arc<dyn PodService>,
     node: Arc<dyn NodeReport>,
     host: Arc<Host>,
+    stats: Option<Stats>,
+    events: Option<Events>,
+    pub(super) containers: Option<Arc<dyn ContainerService>>,
     /// Rpcs that change pods and are not finished.
     changes: TaskTracker,
 }
@@ -32,7 +37,59 @@ pub struct Cri {
 impl Cri {
     #[must_use]
     pub fn new(pods: Arc<dyn PodService>, node: Arc<dyn NodeReport>, host: Host) -> Self {
-        Self { pods, node, host: Arc::new(host), changes: TaskTracker::new() }
+        Self {
+            pods,
+            node,
+            host: Arc::new(host),
+            stats: None,
+            events: None,
+            containers: None,
+            changes: TaskTracker::new(),
+        }
+    }
+
+    /// With the rpcs of statistics, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_stats(self, stats: Stats) -> Self {
+        Self { stats: Some(stats), ..self }
+    }
+
+    /// With GetContainerEvents, which answers UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
+    /// With the rpcs on containers, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_containers(self, containers: Arc<dyn ContainerService>) -> Self {
+        Self { containers: Some(containers), ..self }
+    }
+
+    pub(super) fn events(&self) -> Result<&Events, CriError> {
+        self.events.as_ref().ok_or(CriError::Unimplemented { rpc: "GetContainerEvents" })
+    }
+
+    pub(super) fn stats(&self, rpc: &'static str) -> Result<&Stats, CriError> {
+        self.stats.as_ref().ok_or(CriError::Unimplemented { rpc })
+    }
+
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Held for as long as an rpc that changes something has no answer.
+    pub(super) fn in_flight(&self) -> TaskTrackerToken {
+        self.changes.token()
+    }
+
+    pub(super) fn list_pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.list()
+    }
+
+    /// A pod that CRI shows.
+    pub(super) fn find_pod(&self, id: &str) -> Result<Option<Arc<Pod>>, CriError> {
+        Ok(self.pods.find(given(id)?)?.filter(|pod| translate::shown(pod.state)))
     }
 
     /// Waits until no rpc that changes a pod is in flight. Connections do not count: a client that only
@@ -71,7 +128,7 @@ impl Cri {
                 supplemental_groups_policy: true,
                 // KEP-5607 wants a bind mount of the host's /sys; refused here by name.
                 user_namespaces_host_network: false,
-                mount_options: false,
+                mount_options: true,
             }),
         }
     }
@@ -130,12 +187,38 @@ impl Cri {
 
     pub(super) async fn stop(&self, id: &str) -> Result<(), CriError> {
         let _in_flight = self.changes.token();
+        // Its containers first: the pod's network may be given away the moment it is stopped.
+        if let (Some(containers), Some(pod)) = (&self.containers, self.pods.find(given(id)?)?) {
+            containers.stop_pod(&pod.id).await?;
+        }
         Ok(self.pods.stop(given(id)?).await?)
     }
 
     pub(super) async fn remove(&self, id: &str) -> Result<(), CriError> {
         let _in_flight = self.changes.token();
+        if let (Some(containers), Some(pod)) = (&self.containers, self.pods.find(given(id)?)?) {
+            containers.stop_pod(&pod.id).await?;
+            // The pod's end is their end, also where one was made meanwhile.
+            self.pods.stop(given(id)?).await?;
+            containers.remove_pod(&pod.id).await?;
+        }
         Ok(self.pods.remove(given(id)?).await?)
+    }
+
+    pub(super) async fn update_pod(
+        &self,
+        request: cri::UpdatePodSandboxResourcesRequest,
+    ) -> Result<(), CriError> {
+        let _in_flight = self.changes.token();
+        let id = given(&request.pod_sandbox_id)?;
+        if self.find_pod(id)?.is_none() {
+            return Err(CriError::NoPod { id: id.to_owned() });
+        }
+        let limits = Limits {
+            resources: resources("resources", request.resources)?,
+            overhead: resources("overhead", request.overhead)?,
+        };
+        Ok(self.pods.update(id, limits).await?)
     }
 
     pub(super) fn pod_status(
@@ -143,12 +226,11 @@ impl Cri {
         request: &cri::PodSandboxStatusRequest,
     ) -> Result<cri::PodSandboxStatusResponse, CriError> {
         let id = given(&request.pod_sandbox_id)?;
-        let pod = self.pods.find(id)?.filter(|pod| translate::shown(pod.state));
-        let Some(pod) = pod else { return Err(CriError::NoPod { id: id.to_owned() }) };
+        let Some(pod) = self.find_pod(id)? else { return Err(CriError::NoPod { id: id.to_owned() }) };
         Ok(cri::PodSandboxStatusResponse {
             status: Some(translate::status(&pod)),
             info: if request.verbose { info::pod(&pod) } else { Default::default() },
-            containers_statuses: Vec::new(),
+            containers_statuses: self.statuses_of(pod.id.as_str()),
             timestamp: now_ns(),
         })
     }

@@ -126,6 +126,18 @@ pub enum RuntimeError {
         #[source]
         source: std::io::Error,
     },
+    /// A step of making a container or an exec failed, inside of it.
+    #[error("{step} (in the container, pid {pid})")]
+    InContainer {
+        step: String,
+        pid: i32,
+        #[source]
+        source: std::io::Error,
+    },
+    /// The command of a container or an exec cannot be executed; the words are those of other runtimes
+    /// (`exec: "foo": executable file not found in $PATH`).
+    #[error("{message}")]
+    Command { message: String },
     #[error("{action}")]
     Io {
         action: String,

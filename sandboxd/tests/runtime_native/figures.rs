@@ -71,3 +71,64 @@ async fn twenty_pods_are_quick_small_and_invisible() {
     assert!(each < 1024, "{each} kB a pod");
     assert!(median(creates).0 < Duration::from_millis(100));
 }
+
+#[tokio::test]
+async fn containers_and_execs_are_quick_and_small() {
+    need_root!();
+    use super::bench_box::{Box, Cgroup, Given};
+    use sandboxd::runtime::task::{ExecPlan, Wanted};
+    const ROUNDS: usize = 30;
+    let Some(cgroup) = Cgroup::new() else { return };
+    let pod = Box::pod(true).await;
+    let (mut makes, mut execs, mut removes) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let mut given = Given::shell("sleep 60");
+        given.cgroup = cgroup.procs();
+        let plan = pod.plan(given);
+        let begun = Instant::now();
+        let task = pod.pod.infra.create_container(plan).await.unwrap();
+        task.start().await.unwrap();
+        makes.push(begun.elapsed());
+        let begun = Instant::now();
+        task.remove().await.unwrap();
+        removes.push(begun.elapsed());
+    }
+    let mut given = Given::shell("sleep 60");
+    given.cgroup = cgroup.procs();
+    let (task, _) = pod.make(given).await;
+    task.start().await.unwrap();
+    for _ in 0..ROUNDS {
+        let process = Given::args(&["true"]).spec.process().clone().unwrap();
+        let wanted = Wanted { stdin: false, stdout: true, stderr: true };
+        let begun = Instant::now();
+        let process = task.exec(ExecPlan { process, wanted }).await.unwrap();
+        let streams = process.take_streams();
+        super::bench_box::read_all(streams.stdout).await;
+        super::bench_box::read_all(streams.stderr).await;
+        process.wait().await;
+        execs.push(begun.elapsed());
+    }
+    // As memory is counted: of many pods, whose shims share what they can.
+    let mut pods = vec![pod];
+    for _ in 1..PODS {
+        let pod = Box::pod(true).await;
+        let (task, _) = pod.make(Given::shell("echo started; sleep 60")).await;
+        task.start().await.unwrap();
+        task.log_state().await.unwrap();
+        pods.push(pod);
+    }
+    let kept = |pod: &Box| pss(pod.pod.infra.shim_pid()) + pss(pod.pod.infra.infra_pid());
+    let memory: Vec<u64> = pods.iter().map(kept).collect();
+    let (used, each) = (memory[0], memory[1..].iter().sum::<u64>() / (PODS as u64 - 1));
+    println!(
+        "create and start {:?}, remove {:?}, exec true {:?} (median, min, max); PSS of shim and pause {each} kB a pod \
+         with a container, {used} kB after {ROUNDS} containers and execs",
+        median(makes),
+        median(removes),
+        median(execs),
+    );
+    assert!(each < 1024 && used < 1024, "{each} kB, {used} kB");
+    for pod in pods {
+        pod.end().await;
+    }
+}

@@ -2,9 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the verdict")]
 
+mod bench_box;
+mod containers;
+mod execs;
 mod failures;
 mod figures;
 mod host;
 mod life;
+mod prepared;
 mod setup;
+mod streams;
 mod userns;
+mod volumes;

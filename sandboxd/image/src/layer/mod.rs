@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::UnpackError;
 pub(crate) use pipe::{Compression, compression, decompressed};
-pub(crate) use remove::remove_tree;
+pub use remove::remove_tree;
 pub(crate) use unpack::Source;
 
 use crate::content::{Digest, private_dir};

@@ -12,10 +12,15 @@
 //! The shim's standard input is a socket of its own; every other descriptor of the daemon is close-on-exec from
 //! the moment it exists, so pods that are made at the same time inherit nothing of each other.
 
+mod cgroups;
+mod container;
 mod infra;
 mod link;
+mod mounts;
 mod plan;
+mod process;
 mod spawn;
+mod task;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -23,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sandboxd_shim::proto::{Failure, Reply, Request, SelfTest};
+use sandboxd_shim::proto::{Failure, Reply, Request, SAID, SelfTest};
 
 use super::{HandlerFeatures, Infra, InfraPlan, Runtime, RuntimeError};
 use crate::pod::model::PodId;
@@ -191,6 +196,18 @@ impl Runtime for NativeRuntime {
 
 fn errno(failure: &Failure) -> std::io::Error {
     std::io::Error::from_raw_os_error(failure.errno)
+}
+
+/// A failure in a container, or in the shim on its behalf.
+fn container_failure(failure: Failure) -> RuntimeError {
+    if failure.errno == SAID {
+        return RuntimeError::Command { message: failure.step };
+    }
+    let source = errno(&failure);
+    match failure.pid {
+        Some(pid) => RuntimeError::InContainer { step: failure.step, pid, source },
+        None => RuntimeError::Io { action: format!("{} (in the pod's shim)", failure.step), source },
+    }
 }
 
 /// A shim's failure in the daemon's words.

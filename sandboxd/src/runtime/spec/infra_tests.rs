@@ -1,11 +1,14 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
 use crate::pod::model::PodId;
-use crate::pod::spec::{Dns, IdMappings, Metadata, Namespaces, NetworkMode, PodSpec, Resources, Security};
+use crate::pod::spec::{
+    Dns, IdMap, IdMappings, Metadata, Namespaces, NetworkMode, PodSpec, Resources, Security,
+};
 
 fn plan(user: Option<IdMappings>, network: NetworkPlan) -> InfraPlan {
     let spec = PodSpec {

@@ -5,16 +5,15 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsRawFd;
-use std::path::Path;
 
-use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Linux, LinuxCapabilities, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType,
-    Mount, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
+    Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, Mount, PosixRlimitBuilder, PosixRlimitType,
+    Process, Root, Spec, User,
 };
 
-use super::{InfraPlan, NetworkPlan, RuntimeError, capabilities, seccomp, sysctl};
-use crate::pod::spec::{IdMap, IpcMode, PidMode, PodSpec, Seccomp};
+use super::super::{InfraPlan, NetworkPlan, RuntimeError, capabilities, seccomp, sysctl};
+use super::{invalid, mappings, mount};
+use crate::pod::spec::{IpcMode, PidMode, PodSpec, Seccomp};
 
 /// Where the pause lies in the infra container.
 const PAUSE: &str = "/pause";
@@ -143,23 +142,6 @@ fn linux(plan: &InfraPlan) -> Result<Linux, RuntimeError> {
     Ok(linux)
 }
 
-fn mappings(maps: &[IdMap]) -> Result<Vec<LinuxIdMapping>, RuntimeError> {
-    let line = |map: &IdMap| {
-        LinuxIdMappingBuilder::default()
-            .container_id(map.container_id)
-            .host_id(map.host_id)
-            .size(map.length)
-            .build()
-            .map_err(invalid)
-    };
-    maps.iter().map(line).collect()
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "a map_err argument")]
-fn invalid(error: OciSpecError) -> RuntimeError {
-    RuntimeError::Unsupported { what: format!("the infra container's OCI spec is not valid: {error}") }
-}
-
 fn namespaces(plan: &InfraPlan) -> Vec<LinuxNamespace> {
     let wanted = &plan.spec.namespaces;
     let host_network = matches!(plan.network, NetworkPlan::Host);
@@ -225,16 +207,6 @@ fn mounts(plan: &InfraPlan) -> Vec<Mount> {
     ]
 }
 
-fn mount(destination: &str, typ: &str, source: &str, options: &str) -> Mount {
-    let mut mount = Mount::default();
-    mount
-        .set_destination(Path::new(destination).to_owned())
-        .set_typ(Some(typ.to_owned()))
-        .set_source(Some(source.into()))
-        .set_options(Some(options.split_whitespace().map(str::to_owned).collect()));
-    mount
-}
-
 #[cfg(test)]
-#[path = "spec_tests.rs"]
+#[path = "infra_tests.rs"]
 mod tests;
