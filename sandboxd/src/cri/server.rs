@@ -9,6 +9,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::validate::{Host, pod_spec, resources};
 use super::{ContainerService, CriError, Events, NodeReport, PodService, filter, info, translate};
 use crate::config::RuntimeKind;
+use crate::image::ImageRoom;
 use crate::pod::model::Pod;
 use crate::pod::{Limits, PodError};
 use crate::stats::Stats;
@@ -30,6 +31,7 @@ pub struct Cri {
     stats: Option<Stats>,
     events: Option<Events>,
     pub(super) containers: Option<Arc<dyn ContainerService>>,
+    pub(super) images: Option<ImageRoom>,
     /// Rpcs that change pods and are not finished.
     changes: TaskTracker,
 }
@@ -44,6 +46,7 @@ impl Cri {
             stats: None,
             events: None,
             containers: None,
+            images: None,
             changes: TaskTracker::new(),
         }
     }
@@ -64,6 +67,12 @@ impl Cri {
     #[must_use]
     pub fn with_containers(self, containers: Arc<dyn ContainerService>) -> Self {
         Self { containers: Some(containers), ..self }
+    }
+
+    /// With the rpcs on images, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_images(self, images: ImageRoom) -> Self {
+        Self { images: Some(images), ..self }
     }
 
     pub(super) fn events(&self) -> Result<&Events, CriError> {
@@ -258,6 +267,6 @@ fn given(id: &str) -> Result<&str, CriError> {
     if id.is_empty() { Err(CriError::NoId) } else { Ok(id) }
 }
 
-fn now_ns() -> i64 {
+pub(super) fn now_ns() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

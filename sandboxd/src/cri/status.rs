@@ -44,6 +44,9 @@ fn code(error: &CriError) -> Code {
         CriError::NoPod { .. } | CriError::NoContainer { .. } => Code::NotFound,
         CriError::OciHandler { .. } => Code::FailedPrecondition,
         CriError::Unimplemented { .. } => Code::Unimplemented,
+        CriError::Pull(pull) => super::image_code::pull_code(pull),
+        CriError::Image(image) => super::container_code::image_code(image),
+        CriError::Reference(_) | CriError::Credentials(_) | CriError::NoImageGiven => Code::InvalidArgument,
         CriError::Pod(pod) => pod_code(pod),
         CriError::Container(container) => container_code(container),
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sandboxd_image::{Images, Settings};
+use sandboxd_image::Images;
 
 use super::DaemonError;
 use super::dirs::{self, Lock};
@@ -16,6 +16,7 @@ use crate::container::{Containers, Foundations};
 use crate::cri::validate::Host;
 use crate::cri::{Cri, Events, HandlerReport, Known};
 use crate::doctor;
+use crate::image::{self, ImageRoom};
 use crate::journal::Journal;
 use crate::network::{Network, NetworkSettings};
 use crate::observer::{Attribution, Observer, ObserverSettings};
@@ -32,6 +33,7 @@ pub struct Daemon {
     pub(super) pods: Arc<Pods>,
     pub(super) containers: Arc<Containers>,
     pub(super) images: Arc<Images>,
+    pub(super) image_room: ImageRoom,
     pub(super) sources: Arc<Sources>,
     pub(super) cri_socket: Socket,
     pub(super) console_socket: Socket,
@@ -89,7 +91,8 @@ impl Daemon {
         let pods = Pods::new(handlers, Arc::new(rooms));
         pods.recover(&journal).await?;
         pods.collect_garbage(&network).await;
-        let images = Images::open(&config.root.join("images"), Settings::default())?;
+        let images = Images::open(&config.root.join("images"), image::settings(&config.image))?;
+        let image_room = ImageRoom::new(Arc::clone(&images), &config.image, &config.root)?;
         let containers = Containers::new(Foundations {
             pods: Arc::clone(&pods),
             images: Arc::clone(&images),
@@ -110,6 +113,7 @@ impl Daemon {
         let node =
             Node::new(&config, reports(&config, &native), Arc::clone(&network), &cgroups, observer, &native);
         let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
+            .with_images(image_room.clone())
             .with_containers(Arc::new(Arc::clone(&containers)))
             .with_stats(Stats::new(cgroups, Arc::clone(&known) as _))
             .with_events(Events::follow(Arc::clone(pods.store()), known));
@@ -118,6 +122,7 @@ impl Daemon {
             pods,
             containers,
             images,
+            image_room,
             sources,
             cri_socket,
             console_socket,
