@@ -171,10 +171,13 @@ impl Registry {
 
     /// The hosts a blob may be asked of, in this order.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = usize> + use<> {
-        let preferred = self.preferred.load(Ordering::Relaxed);
-        let able: Vec<_> = self.hosts.iter().map(|host| host.endpoint.pull).collect();
-        let rest = (0..able.len()).filter(move |&index| index != preferred);
-        std::iter::once(preferred).chain(rest).filter(move |&index| able.get(index) == Some(&true))
+        let answered = self.preferred.load(Ordering::Relaxed);
+        let able = self.hosts.iter().enumerate().filter(|(_, host)| host.endpoint.pull);
+        // Those before it were asked as well, unless they may not resolve.
+        let (failed, rest): (Vec<_>, Vec<_>) =
+            able.partition(|(index, host)| *index < answered && host.endpoint.resolve);
+        let order: Vec<_> = rest.into_iter().chain(failed).map(|(index, _)| index).collect();
+        order.into_iter()
     }
 
     /// Tries of one blob at one host.

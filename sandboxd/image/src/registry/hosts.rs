@@ -134,6 +134,8 @@ impl Hosts {
                 let _ = endpoint.base.set_scheme("http");
                 endpoint.plain_chosen = true;
             }
+            // One on this machine was there twice, for https as well.
+            found.dedup_by(|b, a| !a.is_mirror && !b.is_mirror && a.base == b.base);
         }
         Ok(found)
     }
@@ -400,6 +402,8 @@ mod tests {
         assert_eq!(bases(&of("[::1]:5000")), ["https://[::1]:5000/v2", "http://[::1]:5000/v2"]);
         let plain = hosts.endpoints("registry.example", true).expect("defaults");
         assert_eq!(bases(&plain), ["http://registry.example/v2"]);
+        let plain = hosts.endpoints("localhost:5000", true).expect("defaults");
+        assert_eq!(bases(&plain), ["http://localhost:5000/v2"]);
     }
 
     #[test]
