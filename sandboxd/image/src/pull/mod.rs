@@ -178,10 +178,8 @@ impl Puller {
         let layers = fetcher.layers(resolved.layers).await?;
         warn_of_ids(reference, &layers);
         place.state(PullState::Committing);
-        let names = Names {
-            tags: reference.tag().into_iter().collect(),
-            digests: vec![reference.at(&resolved.top)],
-        };
+        let names =
+            Names { tags: reference.tag().into_iter().collect(), digests: vec![reference.at(&resolved.top)] };
         Ok(ingest.clone().commit(resolved.manifest, resolved.config, names).await?)
     }
 }

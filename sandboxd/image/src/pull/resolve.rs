@@ -6,8 +6,8 @@ use super::error::PullError;
 use super::platform;
 use crate::content::Digest;
 use crate::manifest::{
-    DOCKER_CONFIG, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Index, MAX_DOCUMENT, Manifest, OCI_CONFIG, OCI_INDEX,
-    OCI_MANIFEST, Platform,
+    DOCKER_CONFIG, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Index, MAX_DOCUMENT, Manifest, OCI_CONFIG,
+    OCI_INDEX, OCI_MANIFEST, Platform,
 };
 use crate::model::LayerId;
 use crate::reference::{Reference, Version};
@@ -141,6 +141,10 @@ impl Resolver<'_> {
             OCI_MANIFEST | DOCKER_MANIFEST => false,
             _ if shape.manifests.is_some() => true,
             _ if shape.config.is_some() => false,
+            "" => {
+                let (host, media_type) = (self.reference.domain().to_owned(), "JSON of no kind".to_owned());
+                return Err(PullError::NotAManifest { reference: reference(), host, media_type });
+            }
             other => {
                 return Err(PullError::Artifact { reference: reference(), media_type: other.to_owned() });
             }
@@ -152,7 +156,8 @@ impl Resolver<'_> {
         let manifest: Manifest = serde_json::from_slice(bytes).map_err(unreadable)?;
         let config = manifest.config.media_type.as_str();
         if !matches!(config, OCI_CONFIG | DOCKER_CONFIG | "" | "application/octet-stream") {
-            let media_type = shape.artifact_type.filter(|t| !t.is_empty()).unwrap_or_else(|| config.to_owned());
+            let media_type =
+                shape.artifact_type.filter(|t| !t.is_empty()).unwrap_or_else(|| config.to_owned());
             return Err(PullError::Artifact { reference: reference(), media_type });
         }
         Ok(Document::Manifest(manifest))
@@ -162,12 +167,13 @@ impl Resolver<'_> {
     fn choose(&self, index: &Index) -> Result<Descriptor, PullError> {
         let ranked = |d: &Descriptor| match &d.platform {
             Some(platform) => platform::rank(platform),
-            None => (d.media_type != "" || index.manifests.len() == 1).then_some(usize::MAX),
+            None => (!d.media_type.is_empty() || index.manifests.len() == 1).then_some(usize::MAX),
         };
         let best = index.manifests.iter().filter_map(|d| Some((ranked(d)?, d))).min_by_key(|(rank, _)| *rank);
         best.map(|(_, descriptor)| descriptor.clone()).ok_or_else(|| {
             let words = |p: &Platform| platform::words(&p.os, &p.architecture, &p.variant);
-            let mut has: Vec<_> = index.manifests.iter().filter_map(|d| d.platform.as_ref().map(words)).collect();
+            let mut has: Vec<_> =
+                index.manifests.iter().filter_map(|d| d.platform.as_ref().map(words)).collect();
             has.dedup();
             has.truncate(20);
             let has = if has.is_empty() { "nothing".to_owned() } else { has.join(", ") };
@@ -177,7 +183,10 @@ impl Resolver<'_> {
 
     async fn image(&self, top: Digest, bytes: Vec<u8>, manifest: Manifest) -> Result<Resolved, PullError> {
         if manifest.layers.len() > LAYERS_MAX {
-            return Err(self.invalid(format!("it has {} layers, at most {LAYERS_MAX} are taken", manifest.layers.len())));
+            return Err(self.invalid(format!(
+                "it has {} layers, at most {LAYERS_MAX} are taken",
+                manifest.layers.len()
+            )));
         }
         let config = self.config(&manifest.config).await?;
         let document = crate::config::parse(&manifest.config.digest, &config)?;
@@ -202,7 +211,9 @@ impl Resolver<'_> {
         }
         let (layers, diff_ids) = (manifest.layers.len(), document.diff_ids.len());
         if layers != diff_ids {
-            return Err(self.invalid(format!("it has {layers} layers and its configuration {diff_ids} diff ids")));
+            return Err(
+                self.invalid(format!("it has {layers} layers and its configuration {diff_ids} diff ids"))
+            );
         }
         let layers = manifest.layers.into_iter().zip(document.diff_ids).collect();
         Ok(Resolved { top, manifest: bytes, config, layers })
