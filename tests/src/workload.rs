@@ -292,7 +292,7 @@ impl Request {
     /// Runs until it is told to end, which it does at once.
     #[must_use]
     pub fn waits(self) -> Self {
-        self.sh("trap 'exit 0' TERM; while :; do sleep 0.05; done")
+        self.sh("trap 'exit 0' TERM USR2; while :; do sleep 0.05; done")
     }
 
     #[must_use]

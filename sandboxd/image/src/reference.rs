@@ -66,7 +66,9 @@ pub enum Why {
         "{0:?} is no part of a path: lower-case letters and digits, between them one '.', one or two '_', or '-'s"
     )]
     Component(String),
-    #[error("the tag {0:?} is none: at most 128 letters, digits, '_', '.' and '-', not beginning with '.' or '-'")]
+    #[error(
+        "the tag {0:?} is none: at most 128 letters, digits, '_', '.' and '-', not beginning with '.' or '-'"
+    )]
     Tag(String),
     #[error("after the @ {0}")]
     Digest(crate::content::BadDigest),
@@ -208,7 +210,8 @@ fn check_domain(text: &str) -> Result<(), Why> {
         !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
     };
     let good_host = host.is_none_or(|host| host.split('.').all(label));
-    let good_port = port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok());
+    let good_port =
+        port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok());
     if good_host && good_port { Ok(()) } else { Err(bad()) }
 }
 
@@ -223,7 +226,8 @@ fn check_component(text: &str) -> Result<(), Why> {
     if !edges.into_iter().all(|edge| edge.is_some_and(alphanumeric)) {
         return Err(bad());
     }
-    let separators = text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).filter(|s| !s.is_empty());
+    let separators =
+        text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).filter(|s| !s.is_empty());
     for separator in separators {
         let good = matches!(separator, "." | "_" | "__") || separator.bytes().all(|b| b == b'-');
         if !good {

@@ -10,6 +10,7 @@ mod check;
 mod duration;
 mod handlers;
 mod image;
+mod streaming;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use check::{Problem, check};
 pub use handlers::{Handler, NATIVE, NETWORK_FIRST, RuntimeKind};
 pub use image::Image;
+pub use streaming::{Streaming, TlsVersion};
 
 /// Where the configuration is looked for when no `--config` is given.
 pub const DEFAULT_PATH: &str = "/etc/sandboxd/config.toml";
@@ -46,6 +48,7 @@ pub struct Config {
     pub observer: Observer,
     pub pod: Pod,
     pub image: Image,
+    pub streaming: Streaming,
     /// As written; [`Config::handlers`] adds those that are always there.
     #[serde(rename = "handlers")]
     pub configured_handlers: BTreeMap<String, Handler>,
@@ -132,6 +135,7 @@ impl Default for Config {
             observer: Observer::default(),
             pod: Pod::default(),
             image: Image::default(),
+            streaming: Streaming::default(),
             configured_handlers: BTreeMap::new(),
         }
     }

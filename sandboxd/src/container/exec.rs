@@ -12,15 +12,15 @@ use super::error::ContainerError;
 use crate::runtime::task::{ExecPlan, Process, Task};
 use crate::runtime::{Exit, RuntimeError};
 
-/// Most bytes kept of a stream: CRI's bound.
-const KEPT: usize = 16 << 20;
+/// Most bytes kept of both streams together: a CRI message has at most 16 MiB, a little of it for the rest.
+const KEPT: usize = (16 << 20) - 1024;
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
 
 /// What a command printed and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecOutput {
-    /// At most 16 MiB each; what came after is dropped.
+    /// At most 16 MiB with `stderr`, the size of a CRI message; what came after is dropped.
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
     /// 128 + n for signal n.
@@ -79,7 +79,12 @@ pub(super) async fn run(
     // What is in the pipes by now is its own; a child that keeps them open is not waited for.
     stdout.rest();
     stderr.rest();
-    Ok(ExecOutput { stdout: stdout.kept, stderr: stderr.kept, exit_code: exit_code(limited.exit) })
+    // The longer one gives way: what a command says on the other is not lost to it.
+    let (mut stdout, mut stderr) = (stdout.kept, stderr.kept);
+    let (longer, shorter) =
+        if stdout.len() > stderr.len() { (&mut stdout, stderr.len()) } else { (&mut stderr, stdout.len()) };
+    longer.truncate(KEPT.saturating_sub(shorter).max(KEPT / 2));
+    Ok(ExecOutput { stdout, stderr, exit_code: exit_code(limited.exit) })
 }
 
 fn io_error(source: io::Error) -> RuntimeError {

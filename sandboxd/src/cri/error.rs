@@ -3,6 +3,7 @@
 use super::validate::Invalid;
 use crate::container::error::ContainerError;
 use crate::pod::PodError;
+use crate::streaming::StreamingError;
 
 /// An error of an rpc.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,8 @@ pub enum CriError {
     Credentials(#[from] sandboxd_image::registry::BadCredentials),
     #[error("image.image = \"\": required, name an image, such as registry.example/app:1.0")]
     NoImageGiven,
+    #[error(transparent)]
+    Streaming(#[from] StreamingError),
     #[error("{rpc} is not implemented by this version of sandboxd")]
     Unimplemented { rpc: &'static str },
 }

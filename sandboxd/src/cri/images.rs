@@ -109,9 +109,8 @@ fn matching(store: &Arc<sandboxd_image::Images>, asked: &str) -> Result<Vec<Arc<
         && let Ok(reference) = asked.parse::<Reference>()
     {
         let repository = reference.repository();
-        let of_it = |name: &String| {
-            name.strip_prefix(&repository).is_some_and(|rest| rest.starts_with([':', '@']))
-        };
+        let of_it =
+            |name: &String| name.strip_prefix(&repository).is_some_and(|rest| rest.starts_with([':', '@']));
         for image in store.list() {
             let named = image.repo_tags.iter().chain(&image.repo_digests).any(of_it);
             if named && !found.iter().any(|known| known.id == image.id) {

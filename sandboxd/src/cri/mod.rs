@@ -29,6 +29,7 @@ mod server;
 mod services;
 mod stats;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod translate;

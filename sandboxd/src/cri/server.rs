@@ -13,6 +13,7 @@ use crate::image::ImageRoom;
 use crate::pod::model::Pod;
 use crate::pod::{Limits, PodError};
 use crate::stats::Stats;
+use crate::streaming::Streaming;
 
 /// The CRI version this is.
 pub const API_VERSION: &str = "v1";
@@ -30,6 +31,7 @@ pub struct Cri {
     host: Arc<Host>,
     stats: Option<Stats>,
     events: Option<Events>,
+    streaming: Option<Streaming>,
     pub(super) containers: Option<Arc<dyn ContainerService>>,
     pub(super) images: Option<ImageRoom>,
     /// Rpcs that change pods and are not finished.
@@ -47,6 +49,7 @@ impl Cri {
             events: None,
             containers: None,
             images: None,
+            streaming: None,
             changes: TaskTracker::new(),
         }
     }
@@ -73,6 +76,16 @@ impl Cri {
     #[must_use]
     pub fn with_images(self, images: ImageRoom) -> Self {
         Self { images: Some(images), ..self }
+    }
+
+    /// With Exec, Attach and PortForward, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_streaming(self, streaming: Streaming) -> Self {
+        Self { streaming: Some(streaming), ..self }
+    }
+
+    pub(super) fn streaming(&self, rpc: &'static str) -> Result<&Streaming, CriError> {
+        self.streaming.as_ref().ok_or(CriError::Unimplemented { rpc })
     }
 
     pub(super) fn events(&self) -> Result<&Events, CriError> {

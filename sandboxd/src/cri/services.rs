@@ -206,6 +206,21 @@ service! {
             Ok(Response::new(Box::pin(tokio_stream::iter(batches.map(Ok)))))
         }
 
+        async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+            Ok(Response::new(ExecResponse { url: self.exec_url(request.into_inner())? }))
+        }
+
+        async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+            Ok(Response::new(AttachResponse { url: self.attach_url(request.get_ref())? }))
+        }
+
+        async fn port_forward(
+            &self,
+            request: Request<PortForwardRequest>,
+        ) -> Answer<PortForwardResponse> {
+            Ok(Response::new(PortForwardResponse { url: self.port_forward_url(request.get_ref())? }))
+        }
+
         async fn update_pod_sandbox_resources(
             &self,
             request: Request<UpdatePodSandboxResourcesRequest>,
@@ -294,9 +309,6 @@ service! {
         }
     }
     unimplemented {
-        "Exec" exec(ExecRequest) -> ExecResponse;
-        "Attach" attach(AttachRequest) -> AttachResponse;
-        "PortForward" port_forward(PortForwardRequest) -> PortForwardResponse;
         "CheckpointContainer"
             checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
         "CheckpointPod" checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;

@@ -25,6 +25,7 @@ use crate::runtime::Runtime;
 use crate::runtime::namespaces::HostInodes;
 use crate::runtime::native::NativeRuntime;
 use crate::stats::Stats;
+use crate::streaming::{NodeTargets, Served, Streaming};
 
 /// Everything that serves, not yet serving.
 #[derive(Debug)]
@@ -37,6 +38,7 @@ pub struct Daemon {
     pub(super) sources: Arc<Sources>,
     pub(super) cri_socket: Socket,
     pub(super) console_socket: Socket,
+    pub(super) streams: Served,
     pub(super) network: Arc<Network>,
     pub(super) config: Config,
     /// Given up last.
@@ -112,11 +114,15 @@ impl Daemon {
         });
         let node =
             Node::new(&config, reports(&config, &native), Arc::clone(&network), &cgroups, observer, &native);
+        let targets = NodeTargets { pods: Arc::clone(&pods), containers: Arc::clone(&containers) };
+        let (streaming, streams) =
+            Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
         let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
             .with_images(image_room.clone())
             .with_containers(Arc::new(Arc::clone(&containers)))
             .with_stats(Stats::new(cgroups, Arc::clone(&known) as _))
-            .with_events(Events::follow(Arc::clone(pods.store()), known));
+            .with_events(Events::follow(Arc::clone(pods.store()), known))
+            .with_streaming(streaming);
         Ok(Self {
             cri,
             pods,
@@ -126,6 +132,7 @@ impl Daemon {
             sources,
             cri_socket,
             console_socket,
+            streams,
             network,
             config,
             locks,

@@ -39,6 +39,8 @@ pub enum DaemonError {
     Network(#[from] crate::network::NetworkError),
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::CgroupError),
+    #[error(transparent)]
+    Streaming(#[from] sandboxd_streaming::ServerError),
     #[error("opening the images")]
     Images(#[from] sandboxd_image::ImageError),
     #[error(transparent)]

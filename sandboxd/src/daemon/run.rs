@@ -42,6 +42,7 @@ impl Daemon {
             sources,
             cri_socket,
             console_socket,
+            streams,
             network,
             config,
             locks,
@@ -57,6 +58,8 @@ impl Daemon {
                 .serve_with_incoming(connections(console_listener)),
         );
         let metrics = metrics(&config, sources, closing.clone()).await?;
+        // Ends with `closing`: clients of streams do not end by themselves, either.
+        let streams = tokio::spawn(streams.run(closing.clone()));
         let reaper = tokio::spawn(reap_leases(Arc::clone(&pods), network));
         let follower = tokio::spawn(Arc::clone(&containers).follow_pods());
         let served = cri
@@ -89,6 +92,8 @@ impl Daemon {
         console.abort();
         reaper.abort();
         follower.abort();
+        // They were told when the draining began.
+        let _ = tokio::time::timeout(FAREWELL, streams).await;
         if let Some(metrics) = metrics {
             metrics.abort();
         }

@@ -85,7 +85,8 @@ pub async fn run(command: ImageCommand, config: &Config) -> anyhow::Result<()> {
 
 async fn list(config: &Config, reference: Option<String>, json: bool) -> anyhow::Result<()> {
     let filter = reference.map(|image| cri::ImageFilter { image: Some(spec(image)) });
-    let answer = cri_of(config).await?.list_images(cri::ListImagesRequest { filter }).await.map_err(refused)?;
+    let answer =
+        cri_of(config).await?.list_images(cri::ListImagesRequest { filter }).await.map_err(refused)?;
     let images = answer.into_inner().images;
     let mut out = String::new();
     if json {

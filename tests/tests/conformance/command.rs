@@ -80,7 +80,7 @@ fn a_command_that_cannot_be_run_says_why() {
         for (name, command, why) in [
             ("missing", "/no/such/thing", "no such file or directory"),
             ("unfound", "nosuchthing", "executable file not found in $PATH"),
-            ("directory", "/etc", "permission denied"),
+            ("directory", "/etc", "is a directory"),
             ("unexecutable", "/etc/passwd", "permission denied"),
         ] {
             let id = stage.kube.create(&stage.pod, stage.container(name).command(&[command])).await?;
@@ -88,7 +88,10 @@ fn a_command_that_cannot_be_run_says_why() {
                 anyhow::bail!("{command} was started");
             };
             let message = status.message().to_lowercase();
-            ensure!(message.contains(command) && message.contains(&why.to_lowercase()), "{command}: {message}");
+            ensure!(
+                message.contains(command) && message.contains(&why.to_lowercase()),
+                "{command}: {message}"
+            );
             let status = stage.kube.status(&id).await?;
             ensure!(status.state() == sandboxd_api::cri::ContainerState::ContainerExited, "{status:?}");
             ensure!(

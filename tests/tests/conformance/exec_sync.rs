@@ -76,7 +76,7 @@ fn it_runs_with_the_containers_own_identity() {
             .run(&stage.pod, stage.container("box").run_as(1000, 1000).env("X", "y").waits())
             .await?;
         let own = "id -u; id -g; echo $X; pwd; grep -E 'Cap(Eff|Bnd)|NoNewPrivs|Seccomp:' /proc/self/status; \
-                   for n in user net ipc uts mnt pid cgroup; do readlink /proc/self/ns/$n; done; cat /proc/self/cgroup";
+                   for n in user net ipc uts mnt pid cgroup; do readlink /proc/self/ns/$n; done; grep -v ^0: /proc/self/cgroup; true";
         let executed = stage.kube.asked(&id, &["sh", "-c", own]).await?;
         let first = own.replace("/proc/self", "/proc/1");
         let of_first = stage.kube.asked(&id, &["sh", "-c", &first]).await?;

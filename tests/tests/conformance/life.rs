@@ -146,7 +146,7 @@ fn stop_gives_a_grace_period_and_is_idempotent() {
     both(async |stage| {
         let kube = &stage.kube;
         let polite = kube
-            .run(&stage.pod, stage.container("polite").sh("trap 'exit 3' TERM; while :; do sleep 0.05; done"))
+            .run(&stage.pod, stage.container("polite").sh("trap 'exit 3' USR2; while :; do sleep 0.05; done"))
             .await?;
         kube.exec(&polite, &["true"]).await?;
         let begin = Instant::now();
@@ -155,7 +155,7 @@ fn stop_gives_a_grace_period_and_is_idempotent() {
         ensure!(kube.status(&polite).await?.exit_code == 3);
         kube.stop(&polite, 20).await?;
         let deaf = kube
-            .run(&stage.pod, stage.container("deaf").sh("trap '' TERM; while :; do sleep 0.05; done"))
+            .run(&stage.pod, stage.container("deaf").sh("trap '' USR2; while :; do sleep 0.05; done"))
             .await?;
         kube.exec(&deaf, &["true"]).await?;
         let begin = Instant::now();

@@ -100,7 +100,8 @@ fn it_survives_a_restart_of_the_daemon() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         stage.node.spawn().await?;
         stage.kube = sandboxd_tests::workload::Kube::connect(stage.node).await?;
-        ensure!(stage.kube.status(&id).await? == before, "the status changed");
+        let after = stage.kube.status(&id).await?;
+        ensure!(after == before, "the status changed:\n{before:?}\n{after:?}");
         stage.node.kill_daemon()?;
         let end = Instant::now() + Duration::from_secs(8);
         while Instant::now() < end && log(Path::new(&before.log_path))?.lines.len() < 300 {

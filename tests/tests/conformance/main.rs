@@ -9,4 +9,5 @@ mod mounts;
 mod namespaces;
 mod resources;
 mod security;
+mod stats;
 mod support;

@@ -61,7 +61,12 @@ impl Fetcher {
         Ok(unpacked)
     }
 
-    async fn layer(&self, blob: &Descriptor, diff_id: &LayerId, place: &LayerPlace) -> Result<Layer, PullError> {
+    async fn layer(
+        &self,
+        blob: &Descriptor,
+        diff_id: &LayerId,
+        place: &LayerPlace,
+    ) -> Result<Layer, PullError> {
         {
             let _own = self.own.acquire().await;
             let _one = self.everyone.acquire().await;
@@ -151,7 +156,9 @@ impl Fetcher {
     ) -> Result<(), PullError> {
         let mut body = match self.open(from, blob, writer.offset()).await {
             // A range the host cannot give, though it is within the blob: from the beginning.
-            Err(RegistryError::Refused { status: 416, .. } | RegistryError::BadAnswer { .. }) if writer.offset() > 0 => {
+            Err(RegistryError::Refused { status: 416, .. } | RegistryError::BadAnswer { .. })
+                if writer.offset() > 0 =>
+            {
                 writer.restart()?;
                 self.open(from, blob, 0).await?
             }

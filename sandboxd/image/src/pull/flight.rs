@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::error::PullError;
 use super::PullRequest;
+use super::error::PullError;
 use crate::model::Image;
 
 type Outcome = Result<Arc<Image>, Arc<PullError>>;
@@ -41,7 +41,7 @@ impl Flights {
     where
         F: Future<Output = Result<Arc<Image>, PullError>> + Send + 'static,
     {
-        let reference = key.reference.clone();
+        let reference = key.reference.to_string();
         let mut seat = self.board(key, start);
         let outcome = seat.outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
         outcome.unwrap_or_else(|| Err(Arc::new(PullError::CalledOff { reference })))
@@ -56,7 +56,12 @@ impl Flights {
         let running = state.flights.get_mut(&key).filter(|flight| !flight.task.is_finished());
         if let Some(flight) = running {
             flight.waiters += 1;
-            return Seat { flights: Arc::clone(self), key, number: flight.number, outcome: flight.outcome.clone() };
+            return Seat {
+                flights: Arc::clone(self),
+                key,
+                number: flight.number,
+                outcome: flight.outcome.clone(),
+            };
         }
         let (sender, outcome) = watch::channel(None);
         let work = start();
@@ -83,7 +88,9 @@ struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut state = self.flights.state();
-        let Some(flight) = state.flights.get_mut(&self.key).filter(|f| f.number == self.number) else { return };
+        let Some(flight) = state.flights.get_mut(&self.key).filter(|f| f.number == self.number) else {
+            return;
+        };
         flight.waiters -= 1;
         if flight.waiters == 0 {
             // Of a task that has ended this does nothing.

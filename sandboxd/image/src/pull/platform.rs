@@ -32,9 +32,15 @@ pub(super) fn machines() -> Vec<Machine> {
 fn amd64_levels() -> Vec<Machine> {
     use std::arch::is_x86_feature_detected as has;
     let v2 = has!("sse3") && has!("ssse3") && has!("sse4.1") && has!("sse4.2") && has!("popcnt");
-    let v3 = v2 && has!("avx2") && has!("bmi1") && has!("bmi2") && has!("f16c") && has!("fma") && has!("lzcnt");
-    let v4 = v3 && has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
-    [(v2, "v2"), (v3, "v3"), (v4, "v4")].into_iter().filter(|(has, _)| *has).map(|(_, v)| ("amd64", v)).collect()
+    let v3 =
+        v2 && has!("avx2") && has!("bmi1") && has!("bmi2") && has!("f16c") && has!("fma") && has!("lzcnt");
+    let v4 =
+        v3 && has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
+    [(v2, "v2"), (v3, "v3"), (v4, "v4")]
+        .into_iter()
+        .filter(|(has, _)| *has)
+        .map(|(_, v)| ("amd64", v))
+        .collect()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -92,7 +98,12 @@ mod tests {
     use super::*;
 
     fn of(os: &str, architecture: &str, variant: &str) -> Platform {
-        Platform { os: os.into(), architecture: architecture.into(), variant: variant.into(), ..Platform::default() }
+        Platform {
+            os: os.into(),
+            architecture: architecture.into(),
+            variant: variant.into(),
+            ..Platform::default()
+        }
     }
 
     #[test]

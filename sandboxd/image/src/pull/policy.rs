@@ -65,7 +65,9 @@ pub enum BadPolicy {
          \"insecureAcceptAnything\", which is what this version of sandboxd can check"
     )]
     Kind { path: PathBuf, scope: String, kind: String },
-    #[error("the signature policy {path}: {scope}: no requirement; write [{{\"type\": \"reject\"}}] to refuse")]
+    #[error(
+        "the signature policy {path}: {scope}: no requirement; write [{{\"type\": \"reject\"}}] to refuse"
+    )]
     Empty { path: PathBuf, scope: String },
 }
 
@@ -78,8 +80,7 @@ impl PolicyFile {
     /// # Errors
     /// When it cannot be read, or asks for what cannot be checked: a policy is never taken in part.
     pub fn read(path: &Path) -> Result<Self, BadPolicy> {
-        let text =
-            std::fs::read(path).map_err(|source| BadPolicy::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read(path).map_err(|source| BadPolicy::Read { path: path.to_owned(), source })?;
         let mut this: Self = serde_json::from_slice(&text)
             .map_err(|source| BadPolicy::Parse { path: path.to_owned(), source })?;
         path.clone_into(&mut this.path);

@@ -285,7 +285,9 @@ mod tests {
             "https://a.example/t?x=1&service=s+y&scope=repository%3Aa%2Fb%3Apull&account=u"
         );
         assert!(requests[0].authorization.is_some() && requests[0].form.is_none());
-        assert!(requests[1].form.as_deref().is_some_and(|f| f.starts_with("grant_type=password&username=u&")));
+        assert!(
+            requests[1].form.as_deref().is_some_and(|f| f.starts_with("grant_type=password&username=u&"))
+        );
         let token = Credentials { identity_token: "t".into(), ..Credentials::default() };
         let requests = server.requests(Some(&token));
         assert_eq!(requests.len(), 1);

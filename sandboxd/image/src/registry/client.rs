@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, StatusCode, Url};
@@ -104,9 +105,9 @@ impl Registry {
             let endpoints = hosts.endpoints(&domain, plain)?.into_iter();
             endpoints.map(|endpoint| Host::new(endpoint, &wait)).collect::<Result<Vec<_>, _>>()
         };
-        let hosts = tokio::task::spawn_blocking(open).await.unwrap_or_else(|e| {
-            Err(RegistryError::Tls { host: name.clone(), detail: e.to_string() })
-        })?;
+        let hosts = tokio::task::spawn_blocking(open)
+            .await
+            .unwrap_or_else(|e| Err(RegistryError::Tls { host: name.clone(), detail: e.to_string() }))?;
         let repository = reference.path().to_owned();
         let (settings, preferred) = (settings.clone(), AtomicUsize::new(0));
         Ok(Self { domain: name, repository, hosts, credentials, settings, preferred })
@@ -223,7 +224,8 @@ impl Registry {
     /// A foreign layer, from where its descriptor says; without credentials.
     pub(crate) async fn foreign(&self, url: &str, offset: u64) -> Result<Blob, RegistryError> {
         let what = "a foreign layer".to_owned();
-        let bad = |detail: String| RegistryError::BadAnswer { what: what.clone(), host: url.to_owned(), detail };
+        let bad =
+            |detail: String| RegistryError::BadAnswer { what: what.clone(), host: url.to_owned(), detail };
         let url = Url::parse(url).map_err(|e| bad(format!("its address is no URL: {e}")))?;
         let local = url.host_str().is_some_and(is_loopback);
         if url.scheme() != "https" && !(url.scheme() == "http" && local) {
@@ -237,11 +239,19 @@ impl Registry {
         self.opened(response, offset, what, place)
     }
 
-    fn opened(&self, response: Response, asked: u64, what: String, host: String) -> Result<Blob, RegistryError> {
+    fn opened(
+        &self,
+        response: Response,
+        asked: u64,
+        what: String,
+        host: String,
+    ) -> Result<Blob, RegistryError> {
         let mut offset = 0;
         if response.status() == StatusCode::PARTIAL_CONTENT {
-            let range = response.headers().get("content-range").and_then(|v| v.to_str().ok()).unwrap_or_default();
-            let start = range.strip_prefix("bytes ").and_then(|r| r.split('-').next()).and_then(|s| s.parse().ok());
+            let range =
+                response.headers().get("content-range").and_then(|v| v.to_str().ok()).unwrap_or_default();
+            let start =
+                range.strip_prefix("bytes ").and_then(|r| r.split('-').next()).and_then(|s| s.parse().ok());
             match start {
                 Some(start) if start == asked => offset = start,
                 _ => {
@@ -370,7 +380,11 @@ impl Registry {
                 }
             }
         }
-        Err(last.unwrap_or(RegistryError::Unauthorized { what, host: at, detail: "no way to ask".to_owned() }))
+        Err(last.unwrap_or(RegistryError::Unauthorized {
+            what,
+            host: at,
+            detail: "no way to ask".to_owned(),
+        }))
     }
 
     async fn token_once(
@@ -382,8 +396,7 @@ impl Registry {
         let method = if request.form.is_some() { Method::POST } else { Method::GET };
         let (url, authorization) = (request.url.clone(), request.authorization.as_ref());
         let form = request.form.as_deref();
-        let response =
-            self.follow(host, what, method, url, &HeaderMap::new(), authorization, form).await?;
+        let response = self.follow(host, what, method, url, &HeaderMap::new(), authorization, form).await?;
         let at = authority(&request.url);
         let response = self.checked(response, what, &at).await.map_err(|error| match error {
             // A token server's words for "not with these credentials".
@@ -440,7 +453,8 @@ impl Registry {
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
-            let bad = |detail: String| RegistryError::BadAnswer { what: what.to_owned(), host: at.clone(), detail };
+            let bad =
+                |detail: String| RegistryError::BadAnswer { what: what.to_owned(), host: at.clone(), detail };
             let to = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
             let to = to.ok_or_else(|| bad("a redirect that says not where to".to_owned()))?;
             let next = url.join(to).map_err(|e| bad(format!("it redirects to no URL: {e}")))?;
@@ -490,7 +504,9 @@ impl Registry {
     /// What a registry says of its error: `{"errors":[{"code":…,"message":…}]}`, or the beginning of its text.
     async fn detail(&self, mut response: Response) -> String {
         let mut bytes = Vec::new();
-        while let Ok(Ok(Some(chunk))) = tokio::time::timeout(self.settings.idle_timeout, response.chunk()).await {
+        while let Ok(Ok(Some(chunk))) =
+            tokio::time::timeout(self.settings.idle_timeout, response.chunk()).await
+        {
             bytes.extend_from_slice(&chunk);
             if bytes.len() as u64 >= ERROR_MAX {
                 break;
@@ -661,7 +677,12 @@ impl Failures {
             return Some(last);
         }
         let answered = self.0.into_iter().rev().find(|e| {
-            matches!(e, RegistryError::Unauthorized { .. } | RegistryError::Denied { .. } | RegistryError::PlainCredentials { .. })
+            matches!(
+                e,
+                RegistryError::Unauthorized { .. }
+                    | RegistryError::Denied { .. }
+                    | RegistryError::PlainCredentials { .. }
+            )
         });
         Some(answered.unwrap_or(last))
     }

@@ -33,7 +33,9 @@ pub enum RegistryError {
     PlainCredentials { host: String },
     #[error("{host} redirects {what} from https to plain http ({to}), which is not followed")]
     Downgrade { what: String, host: String, to: String },
-    #[error("no host that serves {registry} may be asked for {what}: give one the capability {capability:?} in {registry}'s hosts.toml")]
+    #[error(
+        "no host that serves {registry} may be asked for {what}: give one the capability {capability:?} in {registry}'s hosts.toml"
+    )]
     NoHost { registry: String, what: String, capability: &'static str },
     #[error("setting up TLS to {host}: {detail}")]
     Tls { host: String, detail: String },
@@ -70,19 +72,18 @@ pub(super) fn transport(error: reqwest::Error) -> Cause {
     Cause::Transport { text: crate::error::chain(&error), settled: is_settled(&error) }
 }
 
-fn is_settled(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(current) = cause {
-        if current.is::<rustls::Error>() {
+fn is_settled(error: &(dyn std::error::Error + 'static)) -> bool {
+    if error.is::<rustls::Error>() {
+        return true;
+    }
+    if let Some(io) = error.downcast_ref::<std::io::Error>() {
+        if io.kind() == std::io::ErrorKind::ConnectionRefused {
             return true;
         }
-        if let Some(io) = current.downcast_ref::<std::io::Error>() {
-            let tls = io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-            if tls || io.kind() == std::io::ErrorKind::ConnectionRefused {
-                return true;
-            }
+        // An io::Error's source is that of the error in it: it leaves that one out.
+        if let Some(inner) = io.get_ref() {
+            return is_settled(inner);
         }
-        cause = current.source();
     }
-    false
+    error.source().is_some_and(is_settled)
 }

@@ -239,7 +239,9 @@ fn in_order(text: &str, hosts: &BTreeMap<String, Table>) -> Vec<String> {
             let document = document.into_inner();
             let (_, table) = document.into_iter().find(|(key, _)| key.get_ref() == "host")?;
             let toml::de::DeValue::Table(table) = table.into_inner() else { return None };
-            Some(table.into_iter().map(|(key, _)| (key.span().start, key.into_inner().into_owned())).collect())
+            Some(
+                table.into_iter().map(|(key, _)| (key.span().start, key.into_inner().into_owned())).collect(),
+            )
         })
         .unwrap_or_default();
     names.sort();
@@ -334,8 +336,9 @@ impl Reader<'_> {
             let header: HeaderName =
                 name.parse().map_err(|_| self.bad(&at, "this is no name of an HTTP header"))?;
             for value in values.all() {
-                let mut value: HeaderValue =
-                    value.parse().map_err(|_| self.bad(&at, "its value has characters no header may have"))?;
+                let mut value: HeaderValue = value
+                    .parse()
+                    .map_err(|_| self.bad(&at, "its value has characters no header may have"))?;
                 value.set_sensitive(true);
                 endpoint.header.append(header.clone(), value);
             }
@@ -360,7 +363,11 @@ fn docker_style(dir: &Path, domain: &str) -> Result<Vec<Endpoint>, BadHosts> {
         entries.map_err(|e| bad(e.to_string()))?.into_iter().map(|entry| entry.path()).collect();
     files.sort();
     let with = |extension: &str| {
-        files.iter().filter(move |f| f.extension().is_some_and(|e| e == extension)).cloned().collect::<Vec<_>>()
+        files
+            .iter()
+            .filter(move |f| f.extension().is_some_and(|e| e == extension))
+            .cloned()
+            .collect::<Vec<_>>()
     };
     let (ca, mut client) = (with("crt"), Vec::new());
     for cert in with("cert") {
@@ -442,18 +449,20 @@ mod tests {
     #[test]
     fn directories_by_port_and_default() {
         let (_dir, hosts) = written("registry.example_5000_", "server = \"http://legacy.example\"");
-        assert_eq!(bases(&hosts.endpoints("registry.example:5000", false).expect("read")), [
-            "http://legacy.example/v2"
-        ]);
+        assert_eq!(
+            bases(&hosts.endpoints("registry.example:5000", false).expect("read")),
+            ["http://legacy.example/v2"]
+        );
         let (_dir, hosts) = written("registry.example:5000", "server = \"http://port.example\"");
-        assert_eq!(bases(&hosts.endpoints("registry.example:5000", false).expect("read")), [
-            "http://port.example/v2"
-        ]);
+        assert_eq!(
+            bases(&hosts.endpoints("registry.example:5000", false).expect("read")),
+            ["http://port.example/v2"]
+        );
         let (_dir, hosts) = written("_default", "[host.\"https://mirror.example\"]");
-        assert_eq!(bases(&hosts.endpoints("any.example", false).expect("read")), [
-            "https://mirror.example/v2",
-            "https://any.example/v2"
-        ]);
+        assert_eq!(
+            bases(&hosts.endpoints("any.example", false).expect("read")),
+            ["https://mirror.example/v2", "https://any.example/v2"]
+        );
     }
 
     #[test]

@@ -26,9 +26,9 @@ pub(super) fn config(endpoint: &Endpoint) -> Result<ClientConfig, String> {
         None => Ok(builder.with_no_client_auth()),
         Some(pair) => {
             let (chain, key) = identity(pair)?;
-            builder.with_client_auth_cert(chain, key).map_err(|e| {
-                format!("{} and {} are no pair: {e}", pair.cert.display(), pair.key.display())
-            })
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|e| format!("{} and {} are no pair: {e}", pair.cert.display(), pair.key.display()))
         }
     }
 }
@@ -43,18 +43,19 @@ fn roots(own: &[PathBuf]) -> Result<RootCertStore, String> {
         }
     }
     if roots.is_empty() {
-        return Err("this machine has no certificate authorities: install ca-certificates, or name one with \
+        return Err(
+            "this machine has no certificate authorities: install ca-certificates, or name one with \
                     `ca` in the host's hosts.toml"
-            .to_owned());
+                .to_owned(),
+        );
     }
     Ok(roots)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let failed = |e: &dyn std::fmt::Display| format!("reading certificates of {}: {e}", path.display());
-    let all: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|e| failed(&e))?;
+    let all: Vec<_> =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|e| failed(&e))?;
     if all.is_empty() { Err(failed(&"there is none in PEM form")) } else { Ok(all) }
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::model::Image;
-use crate::store::{Images, Settings};
+use crate::settings::Settings;
+use crate::store::Images;
 use crate::testing::{image_archive, open};
 
 /// A store with one image of two layers, closed; its root and the image.

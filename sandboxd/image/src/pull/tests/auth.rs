@@ -15,13 +15,16 @@ fn challenge(text: &str) -> Response {
 }
 
 /// All of an image only with this `Authorization`.
-fn guard(registry: &Fake, served: &Served, wanted: &'static str, answer: impl Fn() -> Response + Clone + Send + Sync + 'static) {
+fn guard(
+    registry: &Fake,
+    served: &Served,
+    wanted: &'static str,
+    answer: impl Fn() -> Response + Clone + Send + Sync + 'static,
+) {
     let manifest = served.manifest.to_string().into_bytes();
     let config = served.config_bytes.clone();
-    let mut paths = vec![
-        (format!("{}/manifests/1", served.prefix), manifest),
-        (served.blob(&served.config), config),
-    ];
+    let mut paths =
+        vec![(format!("{}/manifests/1", served.prefix), manifest), (served.blob(&served.config), config)];
     paths.extend(served.layers.iter().map(|(digest, bytes)| (served.blob(digest), bytes.clone())));
     for (path, bytes) in paths {
         let answer = answer.clone();

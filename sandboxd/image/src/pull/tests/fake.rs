@@ -81,7 +81,11 @@ impl Fake {
         Self { port, state }
     }
 
-    pub(super) fn route(&self, path: impl Into<String>, answer: impl Fn(&Seen) -> Response + Send + Sync + 'static) {
+    pub(super) fn route(
+        &self,
+        path: impl Into<String>,
+        answer: impl Fn(&Seen) -> Response + Send + Sync + 'static,
+    ) {
         self.state.lock().unwrap().routes.insert(path.into(), Arc::new(answer));
     }
 
@@ -114,7 +118,13 @@ impl Fake {
     }
 
     /// Serves a document under a tag and its digest.
-    pub(super) fn tag(&self, served: &Served, tag: &str, document: &Value, media_type: &'static str) -> Digest {
+    pub(super) fn tag(
+        &self,
+        served: &Served,
+        tag: &str,
+        document: &Value,
+        media_type: &'static str,
+    ) -> Digest {
         let bytes = document.to_string().into_bytes();
         let digest = Digest::of(&bytes);
         for name in [tag.to_owned(), digest.to_string()] {
@@ -169,7 +179,13 @@ pub(super) struct Served {
 
 impl Default for Served {
     fn default() -> Self {
-        Self { prefix: String::new(), manifest: Value::Null, config: Digest::of(b""), config_bytes: Vec::new(), layers: Vec::new() }
+        Self {
+            prefix: String::new(),
+            manifest: Value::Null,
+            config: Digest::of(b""),
+            config_bytes: Vec::new(),
+            layers: Vec::new(),
+        }
     }
 }
 
@@ -188,7 +204,10 @@ pub(super) fn status(code: u16) -> Response {
 }
 
 pub(super) fn ranged(seen: &Seen, bytes: &[u8]) -> Response {
-    let from = seen.header("range").strip_prefix("bytes=").and_then(|r| r.trim_end_matches('-').parse::<usize>().ok());
+    let from = seen
+        .header("range")
+        .strip_prefix("bytes=")
+        .and_then(|r| r.trim_end_matches('-').parse::<usize>().ok());
     match from {
         Some(from) => Response::builder()
             .status(206)
@@ -274,7 +293,7 @@ impl Bench {
                 let entries = std::fs::read_dir(store.join(sub)).into_iter().flatten().flatten();
                 left.extend(entries.map(|entry| entry.path()));
             }
-            if left.is_empty() && self.images.list().is_empty() {
+            if left.is_empty() && self.images.list().is_empty() && self.puller.pulls().is_empty() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
