@@ -62,7 +62,13 @@ fn answer(mut stream: &TcpStream, script: &impl Fn(&Asked) -> (u16, String, Stri
     let mut asked = Asked::default();
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    line.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default().clone_into(&mut asked.path);
+    line.split(' ')
+        .nth(1)
+        .unwrap_or_default()
+        .split('?')
+        .next()
+        .unwrap_or_default()
+        .clone_into(&mut asked.path);
     loop {
         line.clear();
         reader.read_line(&mut line)?;
@@ -72,7 +78,10 @@ fn answer(mut stream: &TcpStream, script: &impl Fn(&Asked) -> (u16, String, Stri
     let length = asked.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
     reader.take(length).read_to_string(&mut asked.body)?;
     let (status, headers, body) = script(&asked);
-    let head = format!("HTTP/1.1 {status} -\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status} -\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes())?;
     Ok(stream.write_all(body.as_bytes())?)
 }

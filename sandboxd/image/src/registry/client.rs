@@ -131,6 +131,10 @@ impl Registry {
             if !able {
                 continue;
             }
+            // It speaks TLS: to go on without would be to give up what its certificate stands for.
+            if host.endpoint.is_fallback() && failed.of_tls() {
+                break;
+            }
             match self.document(host, &what, &format!("manifests/{object}"), &headers, limit).await {
                 Ok(document) => {
                     self.preferred.store(index, Ordering::Relaxed);
@@ -667,6 +671,14 @@ impl Failures {
     fn add(&mut self, error: RegistryError, endpoint: &Endpoint) {
         tracing::debug!(host = endpoint.authority(), error = %crate::error::chain(&error), "asking the next host");
         self.0.push(error);
+    }
+
+    /// Whether the last host could not agree on TLS.
+    fn of_tls(&self) -> bool {
+        let last = self.0.last();
+        last.is_some_and(|e| {
+            matches!(e, RegistryError::Unavailable { cause: Cause::Transport { tls: true, .. }, .. })
+        })
     }
 
     /// The error to tell. The registry is asked last and its word counts; but of a loopback registry asked over

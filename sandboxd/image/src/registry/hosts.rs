@@ -192,6 +192,11 @@ impl Endpoint {
         Self::new(base, true)
     }
 
+    /// Plain http to this machine that nobody asked for by name.
+    pub(crate) fn is_fallback(&self) -> bool {
+        !self.is_mirror && !self.plain_chosen && self.base.scheme() == "http"
+    }
+
     /// "registry.example:5000"
     pub(crate) fn authority(&self) -> String {
         authority(&self.base)
