@@ -91,8 +91,8 @@ pub fn check(config: &Config) -> Vec<Problem> {
     found.paths(config);
     found.cni(config);
     found.others(config);
-    found.streaming(&config.streaming);
     found.image(&config.image);
+    found.streaming(&config.streaming);
     let handlers = config.handlers();
     for (name, handler) in &config.configured_handlers {
         found.handler(name, handler);
@@ -178,49 +178,6 @@ impl Checker {
         }
     }
 
-    fn streaming(&mut self, c: &Streaming) {
-        let files = [
-            ("streaming.tls_cert", &c.tls_cert),
-            ("streaming.tls_key", &c.tls_key),
-            ("streaming.tls_client_ca", &c.tls_client_ca),
-        ];
-        let before = self.0.len();
-        for (key, path) in files.into_iter().filter(|(_, path)| !path.as_os_str().is_empty()) {
-            self.absolute(key, path);
-            if path.is_absolute() && !path.is_file() {
-                self.add(key, path, Wrong::NoFile);
-            }
-        }
-        let [cert, key, ca] = files.map(|(_, path)| !path.as_os_str().is_empty());
-        match (cert, key) {
-            (true, false) => self.add("streaming.tls_cert", &c.tls_cert, Wrong::Half { other: "tls_key" }),
-            (false, true) => self.add("streaming.tls_key", &c.tls_key, Wrong::Half { other: "tls_cert" }),
-            (false, false) if ca => {
-                self.add("streaming.tls_client_ca", &c.tls_client_ca, Wrong::Half { other: "tls_cert" });
-            }
-            _ => {}
-        }
-        if let (Some(tls), true) = (c.tls(), self.0.len() == before)
-            && let Err(error) = tls.check()
-        {
-            let source = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            let reason = format!("{error}{}", source.unwrap_or_default());
-            self.add("streaming.tls_cert", &c.tls_cert, Wrong::Tls { reason });
-        }
-        if !c.address.ip().is_loopback() && c.tls().is_none() {
-            self.add("streaming.address", c.address, Wrong::PlainAddress);
-        }
-        if !IDLE.contains(&c.idle_timeout) {
-            self.add("streaming.idle_timeout", c.idle_timeout, Wrong::IdleTimeout);
-        }
-        if !TIMEOUT.contains(&c.creation_timeout) {
-            self.add("streaming.creation_timeout", c.creation_timeout, Wrong::Timeout);
-        }
-        if !CONNECTIONS.contains(&c.max_connections) {
-            self.add("streaming.max_connections", c.max_connections, Wrong::Connections);
-        }
-    }
-
     fn image(&mut self, c: &super::Image) {
         let counts = [
             ("image.max_parallel_downloads", c.max_parallel_downloads as u64, 64),
@@ -261,6 +218,49 @@ impl Checker {
             && let Err(wrong) = sandboxd_image::pull::PolicyFile::read(policy)
         {
             self.add("image.signature_policy", policy, Wrong::Policy(wrong.to_string()));
+        }
+    }
+
+    fn streaming(&mut self, c: &Streaming) {
+        let files = [
+            ("streaming.tls_cert", &c.tls_cert),
+            ("streaming.tls_key", &c.tls_key),
+            ("streaming.tls_client_ca", &c.tls_client_ca),
+        ];
+        let before = self.0.len();
+        for (key, path) in files.into_iter().filter(|(_, path)| !path.as_os_str().is_empty()) {
+            self.absolute(key, path);
+            if path.is_absolute() && !path.is_file() {
+                self.add(key, path, Wrong::NoFile);
+            }
+        }
+        let [cert, key, ca] = files.map(|(_, path)| !path.as_os_str().is_empty());
+        match (cert, key) {
+            (true, false) => self.add("streaming.tls_cert", &c.tls_cert, Wrong::Half { other: "tls_key" }),
+            (false, true) => self.add("streaming.tls_key", &c.tls_key, Wrong::Half { other: "tls_cert" }),
+            (false, false) if ca => {
+                self.add("streaming.tls_client_ca", &c.tls_client_ca, Wrong::Half { other: "tls_cert" });
+            }
+            _ => {}
+        }
+        if let (Some(tls), true) = (c.tls(), self.0.len() == before)
+            && let Err(error) = tls.check()
+        {
+            let source = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            let reason = format!("{error}{}", source.unwrap_or_default());
+            self.add("streaming.tls_cert", &c.tls_cert, Wrong::Tls { reason });
+        }
+        if !c.address.ip().is_loopback() && c.tls().is_none() {
+            self.add("streaming.address", c.address, Wrong::PlainAddress);
+        }
+        if !IDLE.contains(&c.idle_timeout) {
+            self.add("streaming.idle_timeout", c.idle_timeout, Wrong::IdleTimeout);
+        }
+        if !TIMEOUT.contains(&c.creation_timeout) {
+            self.add("streaming.creation_timeout", c.creation_timeout, Wrong::Timeout);
+        }
+        if !CONNECTIONS.contains(&c.max_connections) {
+            self.add("streaming.max_connections", c.max_connections, Wrong::Connections);
         }
     }
 

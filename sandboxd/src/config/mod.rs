@@ -47,8 +47,8 @@ pub struct Config {
     pub log: Log,
     pub observer: Observer,
     pub pod: Pod,
-    pub streaming: Streaming,
     pub image: Image,
+    pub streaming: Streaming,
     /// As written; [`Config::handlers`] adds those that are always there.
     #[serde(rename = "handlers")]
     pub configured_handlers: BTreeMap<String, Handler>,
@@ -134,8 +134,8 @@ impl Default for Config {
             log: Log::default(),
             observer: Observer::default(),
             pod: Pod::default(),
-            streaming: Streaming::default(),
             image: Image::default(),
+            streaming: Streaming::default(),
             configured_handlers: BTreeMap::new(),
         }
     }

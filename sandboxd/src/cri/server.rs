@@ -48,8 +48,8 @@ impl Cri {
             stats: None,
             events: None,
             containers: None,
-            streaming: None,
             images: None,
+            streaming: None,
             changes: TaskTracker::new(),
         }
     }
@@ -72,6 +72,12 @@ impl Cri {
         Self { containers: Some(containers), ..self }
     }
 
+    /// With the rpcs on images, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_images(self, images: ImageRoom) -> Self {
+        Self { images: Some(images), ..self }
+    }
+
     /// With Exec, Attach and PortForward, which answer UNIMPLEMENTED otherwise.
     #[must_use]
     pub fn with_streaming(self, streaming: Streaming) -> Self {
@@ -80,12 +86,6 @@ impl Cri {
 
     pub(super) fn streaming(&self, rpc: &'static str) -> Result<&Streaming, CriError> {
         self.streaming.as_ref().ok_or(CriError::Unimplemented { rpc })
-    }
-
-    /// With the rpcs on images, which answer UNIMPLEMENTED otherwise.
-    #[must_use]
-    pub fn with_images(self, images: ImageRoom) -> Self {
-        Self { images: Some(images), ..self }
     }
 
     pub(super) fn events(&self) -> Result<&Events, CriError> {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::error::ImageError;
-use crate::reference::Reference;
 use crate::registry::RegistryError;
 
 /// Each names what it is about. Callers that shared a pull share its error.
@@ -15,25 +14,25 @@ pub enum PullError {
     Store(#[from] ImageError),
     /// kubelet knows the first word.
     #[error("SignatureValidationFailed: {reference}: {why}")]
-    Signature { reference: Reference, why: String },
+    Signature { reference: String, why: String },
     #[error("{reference} is not built for {wanted}: it has {has}")]
-    Platform { reference: Reference, wanted: String, has: String },
+    Platform { reference: String, wanted: String, has: String },
     #[error(
         "{reference} is a manifest of schema 1, which docker deprecated in 2017: push it again with a newer tool"
     )]
-    Schema1 { reference: Reference },
+    Schema1 { reference: String },
     #[error("{reference} is an artifact ({media_type}), not a container image")]
-    Artifact { reference: Reference, media_type: String },
+    Artifact { reference: String, media_type: String },
     #[error("{reference}: {host} sent {media_type:?} where a manifest belongs")]
-    NotAManifest { reference: Reference, host: String, media_type: String },
+    NotAManifest { reference: String, host: String, media_type: String },
     #[error("{reference}: its index points at indexes more than {0} deep", .limit)]
-    Nested { reference: Reference, limit: u32 },
+    Nested { reference: String, limit: u32 },
     #[error("{reference}: {host} sent {what} whose digest is {got}, not {expected}")]
-    Mismatch { reference: Reference, host: String, what: &'static str, expected: String, got: String },
+    Mismatch { reference: String, host: String, what: &'static str, expected: String, got: String },
     #[error("{reference}: its manifest is not valid: {why}")]
-    Manifest { reference: Reference, why: String },
+    Manifest { reference: String, why: String },
     #[error("{reference} was not pulled within {after:?}: the limit is image.pull_timeout")]
-    Timeout { reference: Reference, after: Duration },
+    Timeout { reference: String, after: Duration },
     #[error("the pull of {reference} was called off")]
-    CalledOff { reference: Reference },
+    CalledOff { reference: String },
 }

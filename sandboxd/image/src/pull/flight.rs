@@ -41,7 +41,7 @@ impl Flights {
     where
         F: Future<Output = Result<Arc<Image>, PullError>> + Send + 'static,
     {
-        let reference = key.reference.clone();
+        let reference = key.reference.to_string();
         let mut seat = self.board(key, start);
         let outcome = seat.outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
         outcome.unwrap_or_else(|| Err(Arc::new(PullError::CalledOff { reference })))

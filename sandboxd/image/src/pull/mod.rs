@@ -129,7 +129,8 @@ impl Puller {
         let pull = self.pull_into(&request, &ingest, &place);
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(self.settings.timeout, pull) => outcome.unwrap_or_else(|_| {
-                Err(PullError::Timeout { reference: request.reference.clone(), after: self.settings.timeout })
+                let (reference, after) = (request.reference.to_string(), self.settings.timeout);
+                Err(PullError::Timeout { reference, after })
             }),
             never = report(&place) => match never {},
         };
@@ -164,7 +165,7 @@ impl Puller {
         let top = resolver.top().await?;
         if let Some(policy) = &self.settings.policy {
             let checked = policy.check(reference, &top.0).await;
-            checked.map_err(|why| PullError::Signature { reference: reference.clone(), why })?;
+            checked.map_err(|why| PullError::Signature { reference: reference.to_string(), why })?;
         }
         let resolved = resolver.resolve(top).await?;
         place.state(PullState::Downloading);

@@ -43,7 +43,7 @@ struct Shape {
 
 enum Document {
     Index(Index),
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
 }
 
 pub(super) struct Resolver<'a> {
@@ -65,7 +65,7 @@ impl Resolver<'_> {
         let (mut bytes, mut media_type) = (bytes, media_type);
         for _ in 0..DEPTH_MAX {
             match self.parse(&bytes, &media_type)? {
-                Document::Manifest(manifest) => return self.image(top, bytes, manifest).await,
+                Document::Manifest(manifest) => return self.image(top, bytes, *manifest).await,
                 Document::Index(index) => {
                     let child = self.choose(&index)?;
                     let version = Version::Digest(child.digest.clone());
@@ -73,7 +73,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        Err(PullError::Nested { reference: self.reference.clone(), limit: DEPTH_MAX })
+        Err(PullError::Nested { reference: self.reference.to_string(), limit: DEPTH_MAX })
     }
 
     async fn fetch(
@@ -86,7 +86,7 @@ impl Resolver<'_> {
         }
         let document = self.registry.manifest(version, MAX_DOCUMENT).await?;
         let mismatch = |expected: String, got: String| PullError::Mismatch {
-            reference: self.reference.clone(),
+            reference: self.reference.to_string(),
             host: document.host.clone(),
             what: "a manifest",
             expected,
@@ -118,11 +118,11 @@ impl Resolver<'_> {
     }
 
     fn invalid(&self, why: String) -> PullError {
-        PullError::Manifest { reference: self.reference.clone(), why }
+        PullError::Manifest { reference: self.reference.to_string(), why }
     }
 
     fn parse(&self, bytes: &[u8], served_as: &str) -> Result<Document, PullError> {
-        let reference = || self.reference.clone();
+        let reference = || self.reference.to_string();
         let Ok(shape) = serde_json::from_slice::<Shape>(bytes) else {
             let media_type = if served_as.is_empty() { "no JSON" } else { served_as }.to_owned();
             let host = self.reference.domain().to_owned();
@@ -141,6 +141,10 @@ impl Resolver<'_> {
             OCI_MANIFEST | DOCKER_MANIFEST => false,
             _ if shape.manifests.is_some() => true,
             _ if shape.config.is_some() => false,
+            "" => {
+                let (host, media_type) = (self.reference.domain().to_owned(), "JSON of no kind".to_owned());
+                return Err(PullError::NotAManifest { reference: reference(), host, media_type });
+            }
             other => {
                 return Err(PullError::Artifact { reference: reference(), media_type: other.to_owned() });
             }
@@ -156,14 +160,14 @@ impl Resolver<'_> {
                 shape.artifact_type.filter(|t| !t.is_empty()).unwrap_or_else(|| config.to_owned());
             return Err(PullError::Artifact { reference: reference(), media_type });
         }
-        Ok(Document::Manifest(manifest))
+        Ok(Document::Manifest(Box::new(manifest)))
     }
 
     /// The best manifest for this machine; one that does not say what it is for, only if it is all there is.
     fn choose(&self, index: &Index) -> Result<Descriptor, PullError> {
         let ranked = |d: &Descriptor| match &d.platform {
             Some(platform) => platform::rank(platform),
-            None => (d.media_type != "" || index.manifests.len() == 1).then_some(usize::MAX),
+            None => (!d.media_type.is_empty() || index.manifests.len() == 1).then_some(usize::MAX),
         };
         let best = index.manifests.iter().filter_map(|d| Some((ranked(d)?, d))).min_by_key(|(rank, _)| *rank);
         best.map(|(_, descriptor)| descriptor.clone()).ok_or_else(|| {
@@ -173,7 +177,11 @@ impl Resolver<'_> {
             has.dedup();
             has.truncate(20);
             let has = if has.is_empty() { "nothing".to_owned() } else { has.join(", ") };
-            PullError::Platform { reference: self.reference.clone(), wanted: platform::this_machine(), has }
+            PullError::Platform {
+                reference: self.reference.to_string(),
+                wanted: platform::this_machine(),
+                has,
+            }
         })
     }
 
@@ -203,7 +211,7 @@ impl Resolver<'_> {
         if platform::rank(&platform).is_none() {
             let has = platform::words(&platform.os, &platform.architecture, &platform.variant);
             let wanted = platform::this_machine();
-            return Err(PullError::Platform { reference: self.reference.clone(), wanted, has });
+            return Err(PullError::Platform { reference: self.reference.to_string(), wanted, has });
         }
         let (layers, diff_ids) = (manifest.layers.len(), document.diff_ids.len());
         if layers != diff_ids {
@@ -226,7 +234,7 @@ impl Resolver<'_> {
                 Ok(bytes) if descriptor.digest.matches(&bytes) => return Ok(bytes),
                 Ok(bytes) => {
                     last = Some(PullError::Mismatch {
-                        reference: self.reference.clone(),
+                        reference: self.reference.to_string(),
                         host: self.registry.name_of(host),
                         what: "a configuration",
                         expected: descriptor.digest.to_string(),
