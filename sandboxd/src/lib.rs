@@ -18,3 +18,4 @@ pub mod observer;
 pub mod pod;
 pub mod runtime;
 pub mod stats;
+pub mod streaming;

@@ -18,3 +18,4 @@ pub mod pod;
 pub mod proc;
 pub mod skip;
 pub mod sweep;
+pub mod workload;

@@ -8,13 +8,14 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::content::{BlobWriter, Blobs, Digest};
 use crate::error::ImageError;
+use crate::layer::Unpacked;
 use crate::manifest::Descriptor;
 use crate::model::{Image, Layer, LayerId};
 use crate::store::Images;
 
 /// Brings one image in: its blobs, its layers, then [`commit`](Self::commit). What it brought is kept from
 /// removal meanwhile, and goes when it is dropped without a commit and nobody else needs it; so do the
-/// partial files of the blobs it began.
+/// partial files of the blobs it began, unless [`keep_for_retry`](Self::keep_for_retry) says otherwise.
 ///
 /// Any number may run at once, also for the same blobs and layers: the second waits for the first and finds
 /// the work done.
@@ -129,8 +130,9 @@ impl Ingest {
             (Arc::clone(&self.shared), blob.clone(), diff_id.clone(), Arc::clone(&stop.0));
         let unpack = move || {
             let _both = (claim, permit);
-            shared.images.unpack(&blob, &diff_id, &flag)?;
-            shared.hold_layer(&diff_id).ok_or(ImageError::NoLayer(diff_id))
+            let (layer, unpacked) = shared.images.unpack(&blob, &diff_id, &flag)?;
+            shared.layer_is_here(layer.clone(), unpacked);
+            Ok(layer)
         };
         tokio::task::spawn_blocking(unpack).await?
     }
@@ -157,6 +159,18 @@ impl Ingest {
     /// When it is not there.
     pub fn keep(&self, digest: &Digest) -> Result<(), ImageError> {
         self.shared.hold_blob(digest).map(drop).ok_or_else(|| ImageError::NoBlob(digest.clone()))
+    }
+
+    /// Keeps what was brought so far, partial files too, for [`Settings::retry_window`](crate::Settings):
+    /// for a pull that failed and will be tried again, as opposed to one that was called off.
+    pub fn keep_for_retry(&self) {
+        let shared = Arc::clone(&self.shared);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                tokio::time::sleep(shared.images.settings.retry_window).await;
+                drop(shared);
+            });
+        }
     }
 
     /// Checks that all an image needs is there, and makes it an image of the store, durably. A tag that
@@ -223,6 +237,13 @@ impl Shared {
         held.begun.remove(digest);
         let users = u32::from(held.blobs.insert(digest.clone()));
         self.images.state().add_blob(digest, size, users);
+    }
+
+    /// A layer that this ingest unpacked has its name.
+    fn layer_is_here(&self, layer: Layer, unpacked: Unpacked) {
+        let mut held = self.held();
+        let users = u32::from(held.layers.insert(layer.id.clone()));
+        self.images.state().add_layer(layer, unpacked, users);
     }
 }
 

@@ -74,7 +74,8 @@ fn know(images: &Images, id: &ImageId, record: &Record) -> Result<Known, ImageEr
             Err(ImageError::NoLayer(layer)) => {
                 tracing::warn!(image = %id, %layer, "layer is unpacked again");
                 let blob = images.blob_of_layer(&record.manifest, &layer)?;
-                images.unpack(&blob, &layer, &AtomicBool::new(false))?;
+                let (layer, unpacked) = images.unpack(&blob, &layer, &AtomicBool::new(false))?;
+                images.state().add_layer(layer, unpacked, 0);
             }
             other => return other,
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::content::{Blobs, Digest};
 use crate::layer::{Layers, Unpacked};
 use crate::model::{Image, ImageId, Layer, LayerId};
-use crate::store::Usage;
+use crate::settings::Usage;
 
 /// Bytes that a file takes: file systems hand them out in blocks.
 pub(crate) fn on_disk(size: u64) -> u64 {
@@ -38,6 +38,8 @@ struct KnownLayer {
 struct KnownBlob {
     size: u64,
     users: u32,
+    /// Its bytes turned out to be others than its name says: it counts as missing until it comes again.
+    damaged: bool,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +74,7 @@ impl State {
     }
 
     pub(crate) fn has_blob(&self, digest: &Digest) -> Option<u64> {
-        self.blobs.get(digest).map(|known| known.size)
+        self.blobs.get(digest).filter(|known| !known.damaged).map(|known| known.size)
     }
 
     /// A layer that is on disk now, with its first user counted if it has one.
@@ -84,10 +86,16 @@ impl State {
     /// A blob that is on disk now.
     pub(crate) fn add_blob(&mut self, digest: &Digest, size: u64, users: u32) {
         match self.blobs.get_mut(digest) {
-            Some(known) => known.users += users,
+            Some(known) => {
+                let before = on_disk(std::mem::replace(&mut known.size, size));
+                known.users += users;
+                known.damaged = false;
+                self.usage.sub(before, 0);
+                self.usage.add(on_disk(size), 0);
+            }
             None => {
                 self.usage.add(on_disk(size), 1);
-                self.blobs.insert(digest.clone(), KnownBlob { size, users });
+                self.blobs.insert(digest.clone(), KnownBlob { size, users, damaged: false });
             }
         }
     }
@@ -101,9 +109,17 @@ impl State {
 
     /// Counts one more user of a blob.
     pub(crate) fn use_blob(&mut self, digest: &Digest) -> Option<u64> {
-        let known = self.blobs.get_mut(digest)?;
+        let known = self.blobs.get_mut(digest).filter(|known| !known.damaged)?;
         known.users += 1;
         Some(known.size)
+    }
+
+    /// A blob's bytes are not what its name says.
+    pub(crate) fn blob_is_damaged(&mut self, digest: &Digest) {
+        if let Some(known) = self.blobs.get_mut(digest) {
+            tracing::warn!(%digest, "the blob is damaged on disk; it is missing until it is pulled again");
+            known.damaged = true;
+        }
     }
 
     /// One user less; the path when it was the last.
@@ -165,6 +181,7 @@ impl State {
             self.use_layer(&layer);
         }
         for digest in &known.blobs {
+            // Whole: `Images::know` looked.
             self.use_blob(digest);
         }
         for name in known.image.repo_tags.iter().chain(&known.image.repo_digests) {

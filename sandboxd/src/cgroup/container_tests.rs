@@ -40,8 +40,10 @@ fn shell_in(made: &MadeContainer, script: &str) -> Command {
     command
 }
 
-fn v1_dir(cgroups: &Cgroups, planned: &Planned, controller: &str) -> Option<PathBuf> {
-    cgroups.inner.layout.v1_of(controller).map(|h| planned.below(&h.mount))
+fn controller_dir(cgroups: &Cgroups, planned: &Planned, controller: &str) -> Option<PathBuf> {
+    let layout = &cgroups.inner.layout;
+    let v1 = layout.v1_of(controller).map(|h| planned.below(&h.mount));
+    v1.or_else(|| layout.v2.as_ref().filter(|_| layout.is_v2()).map(|mount| planned.below(mount)))
 }
 
 #[test]
@@ -75,8 +77,8 @@ fn a_privileged_container_may_use_every_device() {
 #[test]
 fn what_the_kernel_kills_for_memory_is_counted() {
     let Some(cgroups) = real("container OOM count") else { return };
-    if v1_dir(&cgroups, &cgroups.plan_container("", &container("x")).unwrap(), "memory").is_none() {
-        return skipped("container OOM count", "no memory controller on v1 here");
+    if controller_dir(&cgroups, &cgroups.plan_container("", &container("x")).unwrap(), "memory").is_none() {
+        return skipped("container OOM count", "no memory controller here");
     }
     let planned = cgroups.plan_container("", &container("sntctoom")).unwrap();
     let limit = 16u64 << 20;
@@ -99,9 +101,7 @@ fn what_the_kernel_kills_for_memory_is_counted() {
 #[test]
 fn an_update_is_whole_or_nothing() {
     let Some(cgroups) = real("container update") else { return };
-    if cgroups.inner.layout.is_v2() {
-        return skipped("container update", "this machine is v2");
-    }
+    let v2 = cgroups.inner.layout.is_v2();
     let planned = cgroups.plan_container("/sntct-up", &container("sntctup")).unwrap();
     let first = Resources {
         cpu_shares: Some(512),
@@ -114,9 +114,31 @@ fn an_update_is_whole_or_nothing() {
     let made = cgroups.create_container(&planned, &first, &Devices::all(), None).unwrap();
     let _made = Made(&cgroups, planned.clone());
     let read = |controller: &str, file: &str| {
-        let path = v1_dir(&cgroups, &planned, controller).unwrap().join(file);
+        let path = controller_dir(&cgroups, &planned, controller).unwrap().join(file);
         std::fs::read_to_string(path).unwrap().trim().to_owned()
     };
+    // Shares or weight, quota, memory, swap.
+    let limits = || {
+        if v2 {
+            let quota = read("cpu", "cpu.max");
+            let quota = quota.split(' ').next().unwrap().replace("max", "-1");
+            let (memory, swap) = (read("memory", "memory.max"), read("memory", "memory.swap.max"));
+            let (memory, swap): (u64, u64) = (memory.parse().unwrap(), swap.parse().unwrap());
+            return [read("cpu", "cpu.weight"), quota, (memory >> 20).to_string(), (swap >> 20).to_string()];
+        }
+        let (memory, both) =
+            (read("memory", "memory.limit_in_bytes"), read("memory", "memory.memsw.limit_in_bytes"));
+        let (memory, both): (u64, u64) = (memory.parse().unwrap(), both.parse().unwrap());
+        let shares: u64 = read("cpu", "cpu.shares").parse().unwrap();
+        let weight = limits::weight(shares).to_string();
+        [
+            weight,
+            read("cpu", "cpu.cfs_quota_us"),
+            (memory >> 20).to_string(),
+            ((both - memory) >> 20).to_string(),
+        ]
+    };
+    let before = limits();
     let none = Resources::default();
     // Memory beyond the old limit of memory and swap, and no quota.
     let more = Resources {
@@ -127,12 +149,11 @@ fn an_update_is_whole_or_nothing() {
     };
     let second = merge(&first, &more);
     cgroups.update(&planned, &second, &none).unwrap();
-    assert_eq!(read("memory", "memory.limit_in_bytes"), (128u64 << 20).to_string());
-    assert_eq!(read("memory", "memory.memsw.limit_in_bytes"), (256u64 << 20).to_string());
-    assert_eq!((read("cpu", "cpu.cfs_quota_us"), read("cpu", "cpu.shares")), ("-1".into(), "512".into()));
+    assert_eq!(limits(), [before[0].as_str(), "-1", "128", "128"]);
     // Back in one step.
     cgroups.update(&planned, &first, &none).unwrap();
-    assert_eq!(read("memory", "memory.memsw.limit_in_bytes"), (64u64 << 20).to_string());
+    assert_eq!(limits(), before);
+    assert_eq!(before[1..], ["50000", "64", "0"]);
     // One value that the kernel refuses: all the others are what they were.
     let wrong = Resources {
         cpu_shares: Some(100),
@@ -143,8 +164,7 @@ fn an_update_is_whole_or_nothing() {
     };
     let error = cgroups.update(&planned, &merge(&first, &wrong), &none).unwrap_err();
     assert!(error.to_string().contains("4000"), "{error}");
-    assert_eq!(read("cpu", "cpu.shares"), "512");
-    assert_eq!(read("memory", "memory.limit_in_bytes"), (64u64 << 20).to_string());
+    assert_eq!(limits(), before);
     // Less than is in use: a process holds 40 MiB.
     let mut holder = shell_in(&made, "a=$(head -c 20000000 /dev/zero | tr '\\0' x); echo held; read b")
         .stdin(Stdio::piped())

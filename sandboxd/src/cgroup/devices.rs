@@ -200,7 +200,7 @@ mod tests {
     fn rules_of_a_specification() {
         let deny = asked(false, LinuxDeviceType::A, (-1, -1), "rwm");
         let fuse = asked(true, LinuxDeviceType::C, (10, 229), "rw");
-        let Devices(Some(rules)) = Devices::of(&[fuse.clone(), deny.clone(), fuse.clone()]).unwrap() else {
+        let Devices(Some(rules)) = Devices::of(&[fuse.clone(), deny.clone(), fuse]).unwrap() else {
             panic!("everything allowed")
         };
         assert_eq!(rules.len(), 1 + DEFAULTS.len());

@@ -81,6 +81,8 @@ fn start_arguments(unit: &Unit, limits: &Limits, v2: bool, pid: i32) -> Vec<Stri
         ("CollectMode", "s", "inactive-or-failed".to_owned()),
         ("CPUAccounting", "b", "true".to_owned()),
         ("MemoryAccounting", "b", "true".to_owned()),
+        // Its default is a share of the machine's, which nobody asked for.
+        ("TasksMax", "t", u64::MAX.to_string()),
     ];
     properties.extend(limit_properties(limits, v2));
     let mut arguments = vec!["ssa(sv)a(sa(sv))".to_owned(), unit.scope.clone(), "fail".to_owned()];
@@ -188,7 +190,7 @@ mod tests {
         let limits = Limits::of(&resources, &Resources::default()).unwrap();
         let text = start_arguments(&unit(), &limits, true, 42).join(" ");
         assert!(
-            text.starts_with("ssa(sv)a(sa(sv)) sandboxd-p1.scope fail 12 Description s sandboxd "),
+            text.starts_with("ssa(sv)a(sa(sv)) sandboxd-p1.scope fail 13 Description s sandboxd "),
             "{text}"
         );
         for part in [

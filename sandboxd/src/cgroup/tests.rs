@@ -187,24 +187,23 @@ fn kill_ends_everything() {
 #[test]
 fn kill_ends_everything_without_cgroup_kill() {
     let Some(cgroups) = real("cgroup kill process by process") else { return };
+    let mut layout = cgroups.inner.layout.clone();
+    if layout.is_v2() {
+        return skipped("cgroup kill process by process", "this machine has cgroup2 alone");
+    }
     let planned = cgroups.plan("", &pod("sntkill1")).unwrap();
     let made = cgroups.create(&planned, &Resources::default(), &Resources::default()).unwrap();
     let mut sleeper = Sleeper::new();
     made.attach(sleeper.pid()).unwrap();
-    let mut layout = cgroups.inner.layout.clone();
-    if layout.is_v2() {
-        skipped("cgroup kill process by process", "this machine has cgroup2 alone");
-    } else {
-        layout.v2 = None;
-        // The child of this test stays in the list until it is reaped.
-        let reaper = std::thread::spawn(move || {
-            let status = sleeper.0.wait().unwrap();
-            drop(sleeper);
-            status
-        });
-        files::kill(&layout, &planned).unwrap();
-        assert!(!reaper.join().unwrap().success());
-    }
+    layout.v2 = None;
+    // The child of this test stays in the list until it is reaped.
+    let reaper = std::thread::spawn(move || {
+        let status = sleeper.0.wait().unwrap();
+        drop(sleeper);
+        status
+    });
+    files::kill(&layout, &planned).unwrap();
+    assert!(!reaper.join().unwrap().success());
     cgroups.remove(&planned).unwrap();
 }
 

@@ -13,9 +13,17 @@ use super::systemd;
 use super::{Cgroups, Inner};
 use crate::pod::spec::Resources;
 
-/// `old` with what `new` asks for: CRI's updates name what changes.
+/// `old` with what `new` asks for: CRI's updates name what changes. A new limit of memory alone leaves as much
+/// swap as there was: none for a container that may not swap.
 #[must_use]
 pub fn merge(old: &Resources, new: &Resources) -> Resources {
+    let swap = old.memory_swap_limit.map(|both| match (new.memory_limit, old.memory_limit) {
+        (Some(new), Some(old)) if both > 0 => {
+            let difference = i128::from(new) - i128::from(old);
+            i64::try_from(i128::from(both) + difference).unwrap_or(i64::MAX)
+        }
+        _ => both,
+    });
     let merged = |old: &BTreeMap<String, u64>, new: &BTreeMap<String, u64>| {
         let mut all = old.clone();
         all.extend(new.iter().map(|(k, v)| (k.clone(), *v)));
@@ -28,7 +36,7 @@ pub fn merge(old: &Resources, new: &Resources) -> Resources {
         cpu_quota: new.cpu_quota.or(old.cpu_quota),
         cpu_shares: new.cpu_shares.or(old.cpu_shares),
         memory_limit: new.memory_limit.or(old.memory_limit),
-        memory_swap_limit: new.memory_swap_limit.or(old.memory_swap_limit),
+        memory_swap_limit: new.memory_swap_limit.or(swap),
         oom_score_adj: new.oom_score_adj.or(old.oom_score_adj),
         cpuset_cpus: new.cpuset_cpus.clone().or_else(|| old.cpuset_cpus.clone()),
         cpuset_mems: new.cpuset_mems.clone().or_else(|| old.cpuset_mems.clone()),
@@ -173,4 +181,37 @@ fn warn(cgroup: &Planned, error: &CgroupError) {
     let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     let error: io::Error = io::Error::other(format!("{error}: {source}"));
     tracing::warn!(cgroup = cgroup.path(), %error, "a limit could not be put back after a failed update");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_what_changes() {
+        let old = Resources {
+            cpu_shares: Some(2),
+            memory_limit: Some(100),
+            memory_swap_limit: Some(100),
+            hugepage_limits: BTreeMap::from([("2MB".to_owned(), 1)]),
+            ..Resources::default()
+        };
+        let new = Resources {
+            memory_limit: Some(300),
+            cpuset_cpus: Some("0".into()),
+            hugepage_limits: BTreeMap::from([("1GB".to_owned(), 2)]),
+            ..Resources::default()
+        };
+        let merged = merge(&old, &new);
+        assert_eq!((merged.cpu_shares, merged.memory_limit), (Some(2), Some(300)));
+        assert_eq!(merged.memory_swap_limit, Some(300), "no swap, as before");
+        assert_eq!((merged.cpuset_cpus.as_deref(), merged.hugepage_limits.len()), (Some("0"), 2));
+        let swapping = Resources { memory_swap_limit: Some(150), ..old.clone() };
+        assert_eq!(merge(&swapping, &new).memory_swap_limit, Some(350));
+        let unlimited = Resources { memory_swap_limit: Some(-1), ..old.clone() };
+        assert_eq!(merge(&unlimited, &new).memory_swap_limit, Some(-1));
+        let asked = Resources { memory_swap_limit: Some(400), ..new };
+        assert_eq!(merge(&old, &asked).memory_swap_limit, Some(400));
+        assert_eq!(merge(&old, &Resources::default()), old);
+    }
 }

@@ -4,20 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::container::error::ContainerError;
+use crate::container::exec::ExecOutput;
 use crate::container::model::{Container, ContainerId};
 use crate::container::spec::ContainerSpec;
 use crate::pod::model::{Pod, PodId};
 use crate::pod::spec::Resources;
-
-/// What a command printed and how it ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExecOutput {
-    /// At most 16 MiB each; what came after is dropped.
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
-    /// 128 + n for signal n.
-    pub exit_code: i32,
-}
 
 /// The containers of this node. Ids are whole ones or unique prefixes.
 #[tonic::async_trait]

@@ -1,7 +1,9 @@
 //! Why a request could not be served. [`super::status`] maps each to its gRPC code.
 
 use super::validate::Invalid;
+use crate::container::error::ContainerError;
 use crate::pod::PodError;
+use crate::streaming::StreamingError;
 
 /// An error of an rpc.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +16,10 @@ pub enum CriError {
     NoPod { id: String },
     #[error("no container has the id {id:?}: it was removed, or never made")]
     NoContainer { id: String },
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    #[error("container_id = \"\": required, give a container's id or the beginning of it")]
+    NoContainerId,
     #[error("pod_sandbox_id = \"\": required, give a pod's id or the beginning of it")]
     NoId,
     #[error(
@@ -21,6 +27,8 @@ pub enum CriError {
          yet: use a native handler"
     )]
     OciHandler { handler: String, path: String },
+    #[error(transparent)]
+    Streaming(#[from] StreamingError),
     #[error("{rpc} is not implemented by this version of sandboxd")]
     Unimplemented { rpc: &'static str },
 }

@@ -24,7 +24,8 @@ use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tonic::Status;
 
 use super::translate;
-use crate::container::model::{Container, ContainerId, ContainerState};
+use crate::container::model::{Container, ContainerState};
+use crate::container::store::ContainerChange;
 use crate::pod::model::{Pod, PodId, PodState};
 use crate::pod::store::Store;
 use crate::pod::{PodChange, now_ns};
@@ -34,13 +35,6 @@ const EVENTS: usize = 1024;
 
 type Event = Arc<cri::ContainerEventResponse>;
 pub type EventStream = Pin<Box<dyn Stream<Item = Result<cri::ContainerEventResponse, Status>> + Send>>;
-
-/// What the container store says of a container.
-#[derive(Debug, Clone)]
-pub enum ContainerChange {
-    Upsert(Arc<Container>),
-    Removed(ContainerId),
-}
 
 /// What this asks of the container room.
 pub trait ContainerSource: Send + Sync + std::fmt::Debug + 'static {

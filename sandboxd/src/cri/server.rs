@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use sandboxd_api::cri;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::validate::{Host, pod_spec, resources};
-use super::{CriError, Events, NodeReport, PodService, filter, info, translate};
+use super::{ContainerService, CriError, Events, NodeReport, PodService, filter, info, translate};
 use crate::config::RuntimeKind;
 use crate::pod::model::Pod;
 use crate::pod::{Limits, PodError};
 use crate::stats::Stats;
+use crate::streaming::Streaming;
 
 /// The CRI version this is.
 pub const API_VERSION: &str = "v1";
@@ -28,6 +30,8 @@ pub struct Cri {
     host: Arc<Host>,
     stats: Option<Stats>,
     events: Option<Events>,
+    streaming: Option<Streaming>,
+    pub(super) containers: Option<Arc<dyn ContainerService>>,
     /// Rpcs that change pods and are not finished.
     changes: TaskTracker,
 }
@@ -35,7 +39,16 @@ pub struct Cri {
 impl Cri {
     #[must_use]
     pub fn new(pods: Arc<dyn PodService>, node: Arc<dyn NodeReport>, host: Host) -> Self {
-        Self { pods, node, host: Arc::new(host), stats: None, events: None, changes: TaskTracker::new() }
+        Self {
+            pods,
+            node,
+            host: Arc::new(host),
+            stats: None,
+            events: None,
+            containers: None,
+            streaming: None,
+            changes: TaskTracker::new(),
+        }
     }
 
     /// With the rpcs of statistics, which answer UNIMPLEMENTED otherwise.
@@ -50,12 +63,37 @@ impl Cri {
         Self { events: Some(events), ..self }
     }
 
+    /// With the rpcs on containers, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_containers(self, containers: Arc<dyn ContainerService>) -> Self {
+        Self { containers: Some(containers), ..self }
+    }
+
+    /// With Exec, Attach and PortForward, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_streaming(self, streaming: Streaming) -> Self {
+        Self { streaming: Some(streaming), ..self }
+    }
+
+    pub(super) fn streaming(&self, rpc: &'static str) -> Result<&Streaming, CriError> {
+        self.streaming.as_ref().ok_or(CriError::Unimplemented { rpc })
+    }
+
     pub(super) fn events(&self) -> Result<&Events, CriError> {
         self.events.as_ref().ok_or(CriError::Unimplemented { rpc: "GetContainerEvents" })
     }
 
     pub(super) fn stats(&self, rpc: &'static str) -> Result<&Stats, CriError> {
         self.stats.as_ref().ok_or(CriError::Unimplemented { rpc })
+    }
+
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Held for as long as an rpc that changes something has no answer.
+    pub(super) fn in_flight(&self) -> TaskTrackerToken {
+        self.changes.token()
     }
 
     pub(super) fn list_pods(&self) -> Vec<Arc<Pod>> {
@@ -103,7 +141,7 @@ impl Cri {
                 supplemental_groups_policy: true,
                 // KEP-5607 wants a bind mount of the host's /sys; refused here by name.
                 user_namespaces_host_network: false,
-                mount_options: false,
+                mount_options: true,
             }),
         }
     }
@@ -162,11 +200,21 @@ impl Cri {
 
     pub(super) async fn stop(&self, id: &str) -> Result<(), CriError> {
         let _in_flight = self.changes.token();
+        // Its containers first: the pod's network may be given away the moment it is stopped.
+        if let (Some(containers), Some(pod)) = (&self.containers, self.pods.find(given(id)?)?) {
+            containers.stop_pod(&pod.id).await?;
+        }
         Ok(self.pods.stop(given(id)?).await?)
     }
 
     pub(super) async fn remove(&self, id: &str) -> Result<(), CriError> {
         let _in_flight = self.changes.token();
+        if let (Some(containers), Some(pod)) = (&self.containers, self.pods.find(given(id)?)?) {
+            containers.stop_pod(&pod.id).await?;
+            // The pod's end is their end, also where one was made meanwhile.
+            self.pods.stop(given(id)?).await?;
+            containers.remove_pod(&pod.id).await?;
+        }
         Ok(self.pods.remove(given(id)?).await?)
     }
 
@@ -195,7 +243,7 @@ impl Cri {
         Ok(cri::PodSandboxStatusResponse {
             status: Some(translate::status(&pod)),
             info: if request.verbose { info::pod(&pod) } else { Default::default() },
-            containers_statuses: Vec::new(),
+            containers_statuses: self.statuses_of(pod.id.as_str()),
             timestamp: now_ns(),
         })
     }

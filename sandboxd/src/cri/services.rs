@@ -52,11 +52,91 @@ macro_rules! service {
 service! {
     impl RuntimeService {
         type StreamPodSandboxesStream = Streamed<StreamPodSandboxesResponse>;
-        type StreamContainersStream = Streamed<StreamContainersResponse>;
         type StreamContainerStatsStream = Streamed<StreamContainerStatsResponse>;
         type StreamPodSandboxStatsStream = Streamed<StreamPodSandboxStatsResponse>;
         type GetContainerEventsStream = Streamed<ContainerEventResponse>;
         type StreamPodSandboxMetricsStream = Streamed<StreamPodSandboxMetricsResponse>;
+
+        type StreamContainersStream = Streamed<StreamContainersResponse>;
+
+        async fn create_container(
+            &self,
+            request: Request<CreateContainerRequest>,
+        ) -> Answer<CreateContainerResponse> {
+            Ok(Response::new(Cri::create_container(self, request.into_inner()).await?))
+        }
+
+        async fn start_container(
+            &self,
+            request: Request<StartContainerRequest>,
+        ) -> Answer<StartContainerResponse> {
+            Cri::start_container(self, &request.get_ref().container_id).await?;
+            Ok(Response::new(StartContainerResponse {}))
+        }
+
+        async fn stop_container(
+            &self,
+            request: Request<StopContainerRequest>,
+        ) -> Answer<StopContainerResponse> {
+            let StopContainerRequest { container_id, timeout } = request.into_inner();
+            Cri::stop_container(self, &container_id, timeout).await?;
+            Ok(Response::new(StopContainerResponse {}))
+        }
+
+        async fn remove_container(
+            &self,
+            request: Request<RemoveContainerRequest>,
+        ) -> Answer<RemoveContainerResponse> {
+            Cri::remove_container(self, &request.get_ref().container_id).await?;
+            Ok(Response::new(RemoveContainerResponse {}))
+        }
+
+        async fn list_containers(
+            &self,
+            request: Request<ListContainersRequest>,
+        ) -> Answer<ListContainersResponse> {
+            let containers = Cri::list_containers(self, "ListContainers", request.into_inner().filter)?;
+            Ok(Response::new(ListContainersResponse { containers }))
+        }
+
+        async fn stream_containers(
+            &self,
+            request: Request<StreamContainersRequest>,
+        ) -> Answer<Streamed<StreamContainersResponse>> {
+            let mut all = Cri::list_containers(self, "StreamContainers", request.into_inner().filter)?.into_iter();
+            let batches = std::iter::from_fn(move || {
+                let containers: Vec<_> = all.by_ref().take(super::containers::STREAM_BATCH).collect();
+                (!containers.is_empty()).then_some(Ok(StreamContainersResponse { containers }))
+            });
+            Ok(Response::new(Box::pin(tokio_stream::iter(batches))))
+        }
+
+        async fn container_status(
+            &self,
+            request: Request<ContainerStatusRequest>,
+        ) -> Answer<ContainerStatusResponse> {
+            Ok(Response::new(Cri::container_status(self, request.get_ref())?))
+        }
+
+        async fn update_container_resources(
+            &self,
+            request: Request<UpdateContainerResourcesRequest>,
+        ) -> Answer<UpdateContainerResourcesResponse> {
+            Cri::update_container_resources(self, request.into_inner()).await?;
+            Ok(Response::new(UpdateContainerResourcesResponse {}))
+        }
+
+        async fn reopen_container_log(
+            &self,
+            request: Request<ReopenContainerLogRequest>,
+        ) -> Answer<ReopenContainerLogResponse> {
+            Cri::reopen_container_log(self, &request.get_ref().container_id).await?;
+            Ok(Response::new(ReopenContainerLogResponse {}))
+        }
+
+        async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+            Ok(Response::new(Cri::exec_sync(self, request.into_inner()).await?))
+        }
 
         async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
             Ok(Response::new(Cri::version(self)))
@@ -124,6 +204,21 @@ service! {
         ) -> Answer<Streamed<StreamPodSandboxesResponse>> {
             let batches = self.batches(request.into_inner().filter)?;
             Ok(Response::new(Box::pin(tokio_stream::iter(batches.map(Ok)))))
+        }
+
+        async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+            Ok(Response::new(ExecResponse { url: self.exec_url(request.into_inner())? }))
+        }
+
+        async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+            Ok(Response::new(AttachResponse { url: self.attach_url(request.get_ref())? }))
+        }
+
+        async fn port_forward(
+            &self,
+            request: Request<PortForwardRequest>,
+        ) -> Answer<PortForwardResponse> {
+            Ok(Response::new(PortForwardResponse { url: self.port_forward_url(request.get_ref())? }))
         }
 
         async fn update_pod_sandbox_resources(
@@ -214,20 +309,6 @@ service! {
         }
     }
     unimplemented {
-        "CreateContainer" create_container(CreateContainerRequest) -> CreateContainerResponse;
-        "StartContainer" start_container(StartContainerRequest) -> StartContainerResponse;
-        "StopContainer" stop_container(StopContainerRequest) -> StopContainerResponse;
-        "RemoveContainer" remove_container(RemoveContainerRequest) -> RemoveContainerResponse;
-        "ListContainers" list_containers(ListContainersRequest) -> ListContainersResponse;
-        "StreamContainers" stream_containers(StreamContainersRequest) -> Streamed<StreamContainersResponse>;
-        "ContainerStatus" container_status(ContainerStatusRequest) -> ContainerStatusResponse;
-        "UpdateContainerResources"
-            update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
-        "ReopenContainerLog" reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
-        "ExecSync" exec_sync(ExecSyncRequest) -> ExecSyncResponse;
-        "Exec" exec(ExecRequest) -> ExecResponse;
-        "Attach" attach(AttachRequest) -> AttachResponse;
-        "PortForward" port_forward(PortForwardRequest) -> PortForwardResponse;
         "CheckpointContainer"
             checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
         "CheckpointPod" checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;

@@ -6,10 +6,12 @@ use std::io;
 use tonic::{Code, Status};
 
 use super::CriError;
+use super::container_code::container_code;
 use crate::cgroup::CgroupError;
 use crate::network::NetworkError;
 use crate::pod::PodError;
 use crate::runtime::RuntimeError;
+use crate::streaming::StreamingError;
 
 /// gRPC sends the message as a header, and peers bound those (hyper and Go: 16 KiB and up; every byte may
 /// take three when it is percent-encoded).
@@ -39,15 +41,29 @@ fn message(error: &dyn Error) -> String {
 
 fn code(error: &CriError) -> Code {
     match error {
-        CriError::Invalid(_) | CriError::NoId => Code::InvalidArgument,
+        CriError::Invalid(_) | CriError::NoId | CriError::NoContainerId => Code::InvalidArgument,
         CriError::NoPod { .. } | CriError::NoContainer { .. } => Code::NotFound,
         CriError::OciHandler { .. } => Code::FailedPrecondition,
         CriError::Unimplemented { .. } => Code::Unimplemented,
         CriError::Pod(pod) => pod_code(pod),
+        CriError::Container(container) => container_code(container),
+        CriError::Streaming(error) => streaming_code(error),
     }
 }
 
-fn pod_code(error: &PodError) -> Code {
+fn streaming_code(error: &StreamingError) -> Code {
+    use StreamingError as S;
+    match error {
+        S::NoPod { .. } => Code::NotFound,
+        S::PodNotReady { .. } | S::Refused { .. } => Code::FailedPrecondition,
+        S::Full(_) => Code::ResourceExhausted,
+        S::Container(error) => container_code(error),
+        S::Pod(error) => pod_code(error),
+        S::Io { source, .. } => io_code(source),
+    }
+}
+
+pub(super) fn pod_code(error: &PodError) -> Code {
     match error {
         PodError::NameReserved { .. } => Code::AlreadyExists,
         // Not NotFound: that is about the pods, containers and images of an rpc, and kubelet takes it for
@@ -59,13 +75,14 @@ fn pod_code(error: &PodError) -> Code {
         PodError::WrongOwner { .. } => Code::Internal,
         PodError::Abandoned => Code::Cancelled,
         PodError::Network(source) | PodError::Teardown(source) => network_code(source),
-        PodError::Cgroup(source) | PodError::Update(source) => cgroup_code(source),
+        PodError::Cgroup(source) => cgroup_code(source),
+        PodError::Update(source) => cgroup_code(source),
         PodError::Journal(source) => chain_code(source),
         PodError::Io { source, .. } => io_code(source),
     }
 }
 
-fn runtime_code(error: &RuntimeError) -> Code {
+pub(super) fn runtime_code(error: &RuntimeError) -> Code {
     match error {
         // A mount or setns the kernel denied is a fact about the node or the handler's flow, and asking
         // again does not change it.
@@ -107,7 +124,7 @@ fn network_code(error: &NetworkError) -> Code {
     }
 }
 
-fn cgroup_code(error: &CgroupError) -> Code {
+pub(super) fn cgroup_code(error: &CgroupError) -> Code {
     use CgroupError as C;
     match error {
         C::Io { source, .. } | C::Write { source, .. } => io_code(source),
@@ -131,7 +148,7 @@ fn cgroup_code(error: &CgroupError) -> Code {
 }
 
 /// The code of the operating system's error at the end of a chain.
-fn chain_code(error: &(dyn Error + 'static)) -> Code {
+pub(super) fn chain_code(error: &(dyn Error + 'static)) -> Code {
     let mut cause = Some(error);
     while let Some(current) = cause {
         if let Some(io) = current.downcast_ref::<io::Error>() {
@@ -142,7 +159,7 @@ fn chain_code(error: &(dyn Error + 'static)) -> Code {
     Code::Internal
 }
 
-fn io_code(error: &io::Error) -> Code {
+pub(super) fn io_code(error: &io::Error) -> Code {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory => {
             Code::ResourceExhausted

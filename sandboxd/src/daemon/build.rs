@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use sandboxd_image::{Images, Settings};
+
 use super::DaemonError;
 use super::dirs::{self, Lock};
 use super::node::{self, Node};
@@ -10,8 +12,9 @@ use super::socket::Socket;
 use crate::cgroup::{CgroupSettings, Cgroups, DriverChoice};
 use crate::config::{CgroupDriver, Config, Handler, RuntimeKind};
 use crate::console::Sources;
+use crate::container::{Containers, Foundations};
 use crate::cri::validate::Host;
-use crate::cri::{Cri, HandlerReport};
+use crate::cri::{Cri, Events, HandlerReport, Known};
 use crate::doctor;
 use crate::journal::Journal;
 use crate::network::{Network, NetworkSettings};
@@ -20,15 +23,20 @@ use crate::pod::{PodDefaults, PodHandler, Pods, Rooms};
 use crate::runtime::Runtime;
 use crate::runtime::namespaces::HostInodes;
 use crate::runtime::native::NativeRuntime;
+use crate::stats::Stats;
+use crate::streaming::{NodeTargets, Served, Streaming};
 
 /// Everything that serves, not yet serving.
 #[derive(Debug)]
 pub struct Daemon {
     pub(super) cri: Cri,
     pub(super) pods: Arc<Pods>,
+    pub(super) containers: Arc<Containers>,
+    pub(super) images: Arc<Images>,
     pub(super) sources: Arc<Sources>,
     pub(super) cri_socket: Socket,
     pub(super) console_socket: Socket,
+    pub(super) streams: Served,
     pub(super) network: Arc<Network>,
     pub(super) config: Config,
     /// Given up last.
@@ -83,6 +91,16 @@ impl Daemon {
         let pods = Pods::new(handlers, Arc::new(rooms));
         pods.recover(&journal).await?;
         pods.collect_garbage(&network).await;
+        let images = Images::open(&config.root.join("images"), Settings::default())?;
+        let containers = Containers::new(Foundations {
+            pods: Arc::clone(&pods),
+            images: Arc::clone(&images),
+            cgroups: cgroups.clone(),
+            root: config.root.clone(),
+            state: config.state.clone(),
+        })?;
+        containers.recover().await?;
+        let known = Arc::new(Known::new(Arc::clone(&containers)));
 
         let sources = Arc::new(Sources {
             node: node::facts(&cgroups, &host, &native),
@@ -93,8 +111,26 @@ impl Daemon {
         });
         let node =
             Node::new(&config, reports(&config, &native), Arc::clone(&network), &cgroups, observer, &native);
-        let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe());
-        Ok(Self { cri, pods, sources, cri_socket, console_socket, network, config, locks })
+        let targets = NodeTargets { pods: Arc::clone(&pods), containers: Arc::clone(&containers) };
+        let (streaming, streams) = Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
+        let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
+            .with_containers(Arc::new(Arc::clone(&containers)))
+            .with_stats(Stats::new(cgroups, Arc::clone(&known) as _))
+            .with_events(Events::follow(Arc::clone(pods.store()), known))
+            .with_streaming(streaming);
+        Ok(Self {
+            cri,
+            pods,
+            containers,
+            images,
+            sources,
+            cri_socket,
+            console_socket,
+            streams,
+            network,
+            config,
+            locks,
+        })
     }
 }
 

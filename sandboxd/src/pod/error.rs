@@ -40,7 +40,7 @@ pub enum PodError {
     #[error("setting up the pod's cgroup failed")]
     Cgroup(#[source] CgroupError),
     #[error("changing the limits of the pod's cgroup failed; they are what they were")]
-    Update(#[source] CgroupError),
+    Update(#[source] Box<CgroupError>),
     #[error("keeping the pod's journal failed")]
     Journal(#[source] JournalError),
     #[error("{action}")]

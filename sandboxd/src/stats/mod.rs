@@ -99,8 +99,9 @@ impl Stats {
         blocking(move || of.into_iter().map(|container| inner.container(container)).collect()).await
     }
 
-    /// What these pods and their containers use, in their order.
-    pub async fn pods(&self, of: Vec<Arc<Pod>>) -> Vec<PodFigures> {
+    /// What these pods and their containers use, in their order. `all_pods` of the node: a cgroup
+    /// that several share is the usage of none of them.
+    pub async fn pods(&self, of: Vec<Arc<Pod>>, all_pods: Vec<Arc<Pod>>) -> Vec<PodFigures> {
         let inner = Arc::clone(&self.inner);
         let mut all = inner.containers.list();
         all.retain(|container| of.iter().any(|pod| pod.id == container.pod));
@@ -111,7 +112,7 @@ impl Stats {
             pods.map(|(pod, interfaces)| {
                 let mine = all.iter().filter(|container| container.pod == pod.id);
                 let containers = mine.map(|container| inner.container(Arc::clone(container))).collect();
-                inner.pod(pod, interfaces, containers)
+                inner.pod(pod, &all_pods, interfaces, containers)
             })
             .collect()
         })
@@ -158,11 +159,12 @@ impl Inner {
     fn pod(
         &self,
         pod: Arc<Pod>,
+        all: &[Arc<Pod>],
         interfaces: Vec<Interface>,
         containers: Vec<ContainerFigures>,
     ) -> PodFigures {
         let usage = match pod.state {
-            PodState::Ready | PodState::Stopping => usage_of::pod(&self.cgroups, &pod, &containers),
+            PodState::Ready | PodState::Stopping => usage_of::pod(&self.cgroups, &pod, all, &containers),
             PodState::Creating | PodState::NotReady | PodState::Failed => None,
         };
         let at_ns = now_ns();

@@ -1,14 +1,21 @@
 //! What a pod uses as a whole.
 
+use std::sync::Arc;
+
 use super::ContainerFigures;
 use crate::cgroup::{Cgroups, Cpu, Hugepages, Io, Memory, Usage};
-use crate::pod::model::Pod;
+use crate::pod::model::{Pod, PodState};
 
-/// Of a pod: its parent cgroup's, where kubelet made one for it, which also has what its ended containers used
-/// and what belongs to no process; else the sum of the infra container's and its containers'.
-pub(super) fn pod(cgroups: &Cgroups, pod: &Pod, containers: &[ContainerFigures]) -> Option<Usage> {
+/// Of a pod: its parent cgroup's, where kubelet made one for it alone, which also has what its ended containers
+/// used and what belongs to no process; else the sum of the infra container's and its containers'.
+pub(super) fn pod(
+    cgroups: &Cgroups,
+    pod: &Pod,
+    all: &[Arc<Pod>],
+    containers: &[ContainerFigures],
+) -> Option<Usage> {
     let parent = pod.cgroup.rsplit_once('/').map_or("", |(parent, _)| parent);
-    if !pod.spec.cgroup_parent.is_empty() && !parent.is_empty() {
+    if !pod.spec.cgroup_parent.is_empty() && !parent.is_empty() && !shared(pod, all) {
         return cgroups.usage(parent);
     }
     let mut sum = cgroups.usage(&pod.cgroup)?;
@@ -20,6 +27,15 @@ pub(super) fn pod(cgroups: &Cgroups, pod: &Pod, containers: &[ContainerFigures])
     sum.memory_pressure = None;
     sum.io_pressure = None;
     Some(sum)
+}
+
+/// Whether another pod that runs has the same parent.
+fn shared(pod: &Pod, all: &[Arc<Pod>]) -> bool {
+    all.iter().any(|other| {
+        other.id != pod.id
+            && matches!(other.state, PodState::Creating | PodState::Ready | PodState::Stopping)
+            && other.spec.cgroup_parent == pod.spec.cgroup_parent
+    })
 }
 
 fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
@@ -96,6 +112,19 @@ fn add(all: &mut Usage, more: &Usage) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_parent_of_several_pods_is_of_none() {
+        let with = |state| {
+            let mut pod = Pod { state, ..crate::pod::model::test_pod("a") };
+            pod.spec.cgroup_parent = "/kubepods/pod1".into();
+            Arc::new(pod)
+        };
+        // kubelet makes a new sandbox for a pod whose old one has ended.
+        let (old, new) = (with(PodState::NotReady), with(PodState::Ready));
+        assert!(!shared(&new, &[old, Arc::clone(&new)]));
+        assert!(shared(&new, &[with(PodState::Ready), Arc::clone(&new)]));
+    }
 
     #[test]
     fn figures_add_up() {

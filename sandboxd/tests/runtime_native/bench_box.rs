@@ -187,6 +187,13 @@ impl Box {
         (self.pod.infra.create_container(plan).await, log)
     }
 
+    /// A log to go on in.
+    pub fn another_log(&self) -> (Log, OwnedFd) {
+        let path = self.logs.path().join(format!("log-{}", self.ids().len()));
+        let log = fs::OpenOptions::new().append(true).create_new(true).open(&path).unwrap();
+        (Log(path), log.into())
+    }
+
     /// As the daemon would plan it.
     pub fn plan(&self, mut given: Given) -> TaskPlan {
         let id = ContainerId::random().unwrap();

@@ -9,6 +9,8 @@ mod failures;
 mod figures;
 mod host;
 mod life;
+mod prepared;
 mod setup;
+mod streams;
 mod userns;
 mod volumes;

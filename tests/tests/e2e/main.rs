@@ -15,4 +15,5 @@ mod ownership;
 mod portmap;
 mod refusals;
 mod restart;
+mod stats;
 mod support;

@@ -20,13 +20,13 @@ use serde::{Deserialize, Serialize};
 
 pub use error::UnpackError;
 pub(crate) use pipe::{Compression, compression, decompressed};
-pub(crate) use remove::remove_tree;
+pub use remove::remove_tree;
 pub(crate) use unpack::Source;
 
 use crate::content::{Digest, private_dir};
 use crate::error::ImageError;
 use crate::model::{Layer, LayerId};
-use crate::store::Limits;
+use crate::settings::Limits;
 
 /// The layout of a layer's directory.
 const VERSION: u64 = 1;

@@ -6,11 +6,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{Layers, Source, UnpackError, Unpacked};
 use crate::content::Digest;
-use crate::store::Limits;
+use crate::settings::Limits;
 use crate::tar::testing::{Raw, Tar};
 
 /// A layer unpacked, in a directory of its own that has a neighbour to be attacked.
@@ -599,4 +600,81 @@ fn work_that_is_called_off() {
     let source = Source { file: File::open(path).unwrap(), diff_id: Digest::of(&bytes), stop: &stop };
     assert!(matches!(layers.unpack(source, &Limits::default()), Err(UnpackError::Stopped)));
     assert_eq!(fs::read_dir(layers.dir()).unwrap().count(), 0);
+}
+
+/// Entries at random, with names so few that they meet.
+fn entries() -> impl Strategy<Value = Vec<(u8, String, String)>> {
+    let path =
+        prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("c"), Just(".wh.a"), Just("..")], 1..5);
+    let path = path.prop_map(|parts| parts.join("/"));
+    let target = (
+        any::<bool>(),
+        prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just(".."), Just(".")], 1..6),
+    )
+        .prop_map(|(absolute, parts)| format!("{}{}", if absolute { "/" } else { "" }, parts.join("/")));
+    prop::collection::vec((0..5u8, path, target), 1..24)
+}
+
+fn tar_of(entries: &[(u8, String, String)]) -> Tar {
+    entries.iter().enumerate().fold(Tar::default(), |tar, (n, (kind, path, target))| match kind {
+        0 => tar.dir(path),
+        1 | 2 => tar.symlink(path, target),
+        3 => tar.hard_link(path, target),
+        _ => tar.file(path, n.to_string().as_bytes()),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever the links, nothing lands outside (`unpack_blob` looks), and what was unpacked last is found
+    /// where the kernel, confined to the layer, resolves its path to.
+    #[test]
+    fn paths_are_resolved_as_a_container_would(entries in entries()) {
+        // Each entry that is refused would end the unpacking: take them out one by one.
+        let mut taken: Vec<(u8, String, String)> = Vec::new();
+        for entry in entries {
+            taken.push(entry);
+            if unpack(tar_of(&taken)).is_err() {
+                taken.pop();
+            }
+        }
+        let Ok(layer) = unpack(tar_of(&taken)) else { return Err(TestCaseError::fail("not twice the same")) };
+        if let Some((4, path, _)) = taken.last() && !path.contains(".wh.") {
+            let root = File::open(&layer.fs).unwrap();
+            let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
+            let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
+            let none = rustix::fs::Mode::empty();
+            let parent =
+                match rustix::fs::openat2(&root, parent, flags, none, rustix::fs::ResolveFlags::IN_ROOT) {
+                    // It took the place of a link in its own path.
+                    Err(rustix::io::Errno::NOTDIR) => return Ok(()),
+                    parent => parent.unwrap(),
+                };
+            let file = rustix::fs::openat(&parent, name, rustix::fs::OFlags::NOFOLLOW, none).unwrap();
+            let text = std::io::read_to_string(File::from(file)).unwrap();
+            prop_assert_eq!(text, (taken.len() - 1).to_string());
+        }
+    }
+
+    /// Headers with any bytes in them, checksums right: refused or unpacked, nothing else.
+    #[test]
+    fn no_header_does_harm(changes in prop::collection::vec((0..6usize, 0..512usize, any::<u8>()), 1..12)) {
+        let tar = Tar::default()
+            .pax(&[("path", b"some/where"), ("mtime", b"1.5"), ("GNU.sparse.map", b"0,1")])
+            .file("file", b"content")
+            .symlink("link", "../../..")
+            .hard_link("hard", "file");
+        let mut bytes = tar.end();
+        let blocks = bytes.len() / 512;
+        for (block, at, byte) in changes {
+            let header = &mut bytes[block % blocks * 512..][..512];
+            header[at] = byte;
+            header[148..156].fill(b' ');
+            let sum: u32 = header.iter().map(|&b| u32::from(b)).sum();
+            header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        let limits = Limits { max_layer: 1 << 20, ..Limits::default() };
+        let _ = unpack_blob(&bytes, Digest::of(&bytes), &limits);
+    }
 }

@@ -41,7 +41,9 @@ impl Header {
 
     pub(super) fn path(&self) -> Vec<u8> {
         let name = text(&self.0[..100]);
-        let prefix = if self.is_ustar() { text(&self.0[345..500]) } else { b"" };
+        // star has times behind a shorter prefix.
+        let end = if &self.0[508..512] == b"tar\0" { 476 } else { 500 };
+        let prefix = if self.is_ustar() { text(&self.0[345..end]) } else { b"" };
         if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
     }
 

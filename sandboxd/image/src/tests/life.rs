@@ -10,7 +10,8 @@ use crate::error::ImageError;
 use crate::ingest::{Names, Slot};
 use crate::manifest::Descriptor;
 use crate::model::{Image, LayerId};
-use crate::store::{Images, Limits, Settings, Usage};
+use crate::settings::{Limits, Settings, Usage};
+use crate::store::Images;
 use crate::testing::{image_archive, layer_tar, open};
 
 async fn import(images: &Arc<Images>, dir: &Path, name: &str, layers: &[&str]) -> Arc<Image> {
@@ -19,7 +20,7 @@ async fn import(images: &Arc<Images>, dir: &Path, name: &str, layers: &[&str]) -
 }
 
 /// What the store's directories really take.
-fn measured(root: &Path) -> Usage {
+pub(super) fn measured(root: &Path) -> Usage {
     fn walk(path: &Path, usage: &mut Usage) {
         let stat = fs::symlink_metadata(path).unwrap();
         usage.bytes += if stat.is_dir() { 4096 } else { stat.len().next_multiple_of(4096) };
@@ -44,6 +45,12 @@ fn measured(root: &Path) -> Usage {
 
 fn names_in(path: &Path) -> usize {
     fs::read_dir(path).unwrap().count()
+}
+
+/// Partial files; what is being deleted may still be there.
+fn parts(path: &Path) -> usize {
+    let part = |e: &fs::DirEntry| e.path().extension().is_some_and(|x| x == "part");
+    fs::read_dir(path).unwrap().filter(|e| part(e.as_ref().unwrap())).count()
 }
 
 #[tokio::test]
@@ -281,9 +288,9 @@ async fn blobs_are_resumed_within_an_ingest_and_gone_after_it() {
     let mut writer = missing(&ingest, &other).await;
     writer.write(b"oth").unwrap();
     drop(writer);
-    assert_eq!(names_in(&partials), 1);
+    assert_eq!(parts(&partials), 1);
     drop(ingest);
-    assert_eq!(names_in(&partials), 0);
+    assert_eq!(parts(&partials), 0);
     assert!(!images.has_blob(&blob.digest));
     assert_eq!(images.usage(), Usage::default());
 }
@@ -297,7 +304,7 @@ async fn a_writer_that_outlives_its_ingest_leaves_nothing() {
     writer.write(b"01").unwrap();
     drop(ingest);
     drop(writer);
-    assert_eq!(names_in(&images.mountpoint().join("ingest")), 0);
+    assert_eq!(parts(&images.mountpoint().join("ingest")), 0);
 }
 
 #[tokio::test]
@@ -316,6 +323,53 @@ async fn bytes_of_another_digest_are_refused_and_not_resumed() {
     writer.restart().unwrap();
     writer.write(b"right").unwrap();
     writer.commit().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_failed_is_gone_on_with_for_a_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = open(dir.path());
+    let partials = images.mountpoint().join("ingest");
+    let (done, half) = (descriptor(b"done"), descriptor(b"0123456789"));
+    let ingest = images.begin();
+    ingest.bytes("", &done.digest, b"done").await.unwrap();
+    missing(&ingest, &half).await.write(b"0123").unwrap();
+    ingest.keep_for_retry();
+    drop(ingest);
+    tokio::time::sleep(images.settings.retry_window / 2).await;
+    let again = images.begin();
+    assert!(matches!(again.blob(&done).await.unwrap(), Slot::Present));
+    assert_eq!(missing(&again, &half).await.offset(), 4);
+    again.keep_for_retry();
+    drop(again);
+    tokio::time::sleep(images.settings.retry_window * 2).await;
+    assert_eq!(parts(&partials), 0);
+    assert!(!images.has_blob(&done.digest));
+}
+
+#[tokio::test]
+async fn a_blob_that_the_disk_changed_comes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = open(dir.path());
+    let image = import(&images, dir.path(), "one", &["a"]).await;
+    let blob = images.mountpoint().join("blobs/sha256").join(&image.layers[0].id.0["sha256:".len()..]);
+    let hold = images.begin();
+    let digest: Digest = image.layers[0].id.0.parse().unwrap();
+    hold.keep(&digest).unwrap();
+    images.remove(&image.id.0).unwrap();
+    let mut bytes = fs::read(&blob).unwrap();
+    bytes[600] ^= 1;
+    fs::write(&blob, bytes).unwrap();
+    let archive = dir.path().join("one.tar");
+    let error = images.import(&archive, None).await.unwrap_err();
+    assert!(matches!(error, ImageError::Mismatch { .. }), "{error}");
+    assert!(!images.has_blob(&digest));
+    images.import(&archive, None).await.unwrap();
+    drop(hold);
+    assert!(images.has_blob(&digest));
+    assert_eq!(images.usage(), measured(images.mountpoint()));
+    images.remove("example.org/one:1").unwrap();
+    assert_eq!(images.usage(), Usage::default());
 }
 
 #[tokio::test]
@@ -386,6 +440,44 @@ async fn an_unpack_that_is_dropped_leaves_nothing() {
         tokio::time::sleep(brief).await;
     }
     assert_eq!(images.usage(), Usage::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_at_once_leave_the_books_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = open(dir.path());
+    let texts = ["a", "b", "c", "d"];
+    let archives: Vec<_> =
+        (0..4).map(|n| image_archive(dir.path(), &format!("i{n}"), &texts[..=n])).collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..6 {
+        let (images, archives) = (Arc::clone(&images), archives.clone());
+        tasks.spawn(async move {
+            for round in 0..12 {
+                let n = (task * 7 + round * 5) % 4;
+                let image = Arc::clone(&images.import(&archives[n], None).await.unwrap()[0]);
+                let ids: Vec<_> = image.layers.iter().map(|l| l.id.clone()).collect();
+                // Another task may have removed it just now; a hold that was given holds.
+                let hold = images.hold(&ids);
+                let images = Arc::clone(&images);
+                tokio::task::spawn_blocking(move || images.remove(&image.id.0).unwrap()).await.unwrap();
+                if let Ok(hold) = hold {
+                    tokio::task::yield_now().await;
+                    assert_eq!(hold.layers().count(), ids.len());
+                }
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert!(images.list().is_empty());
+    assert_eq!(images.usage(), Usage::default());
+    let root = images.mountpoint().to_owned();
+    drop(images);
+    for dir in ["blobs/sha256", "layers", "ingest", "images"] {
+        assert_eq!(names_in(&root.join(dir)), 0, "{dir}");
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::PrepareError;
@@ -31,7 +32,10 @@ pub(super) fn files(
     dir: &Path,
 ) -> Result<Vec<(&'static str, PathBuf)>, PrepareError> {
     let hosts = dir.join("hosts");
+    // Readable by everybody, whatever umask the daemon has.
+    let mode = std::fs::Permissions::from_mode(0o644);
     std::fs::write(&hosts, hosts_file(pod, hostname)?)
+        .and_then(|()| std::fs::set_permissions(&hosts, mode))
         .map_err(|source| PrepareError::Io { action: format!("writing {}", hosts.display()), source })?;
     let mut files = vec![("/etc/hosts", hosts)];
     for (inside, name) in [("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf")] {
@@ -43,14 +47,14 @@ pub(super) fn files(
     Ok(files)
 }
 
-fn hosts_file(pod: &Pod, hostname: &str) -> Result<String, PrepareError> {
+fn hosts_file(pod: &Pod, hostname: &str) -> Result<Vec<u8>, PrepareError> {
     if pod.spec.namespaces.network == NetworkMode::Node {
-        let mut text = String::new();
+        let mut text = Vec::new();
         let file = match std::fs::File::open(HOST_HOSTS) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(text),
             other => other,
         };
-        let read = file.and_then(|file| file.take(HOSTS_MAX).read_to_string(&mut text));
+        let read = file.and_then(|file| file.take(HOSTS_MAX).read_to_end(&mut text));
         return read
             .map(|_| text)
             .map_err(|source| PrepareError::Io { action: format!("reading {HOST_HOSTS}"), source });
@@ -59,5 +63,5 @@ fn hosts_file(pod: &Pod, hostname: &str) -> Result<String, PrepareError> {
     for ip in &pod.ips {
         let _ = writeln!(text, "{ip}\t{hostname}");
     }
-    Ok(text)
+    Ok(text.into_bytes())
 }

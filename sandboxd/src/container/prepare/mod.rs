@@ -22,6 +22,7 @@ use super::spec::{ContainerSpec, ImageRef};
 use super::user::{self, UserError};
 use super::volumes::{self, VolumeError};
 use crate::pod::model::{NsKind, Pod};
+use crate::pod::spec::IdMappings;
 use crate::runtime::spec::{self, ContainerInput, User};
 use crate::runtime::{HandlerFeatures, RuntimeError, namespaces};
 
@@ -78,7 +79,7 @@ pub enum PrepareError {
         path: String,
         words: String,
         #[source]
-        source: Option<RootfsError>,
+        source: Option<Box<RootfsError>>,
     },
     #[error("{path} is on {mount}, which is not {needed} on the node: what is mounted would not get through. Use PROPAGATION_PRIVATE, or `mount --make-shared {mount}`", path = path.display(), mount = mount.display())]
     Propagation { path: PathBuf, mount: PathBuf, needed: &'static str },
@@ -112,6 +113,7 @@ pub fn prepare(input: &Input) -> Result<Prepared, PrepareError> {
     let maps = pod.spec.namespaces.user.as_ref();
     let userns = pinned.as_ref().zip(maps).map(|(fd, maps)| Userns { fd: fd.as_fd(), maps });
     let rootfs::Made { mount: root, mut warnings } = rootfs::root(&input.image.layers, &input.dir, userns)?;
+    warnings.extend(maps.and_then(|maps| unmapped(&input.image, maps)));
     let config = &input.image.config;
     let user = user::resolve(&input.spec.security, &config.user.0, root.as_fd(), maps)?;
     let mut spec = input.spec.clone();
@@ -121,7 +123,7 @@ pub fn prepare(input: &Input) -> Result<Prepared, PrepareError> {
     let taken: Vec<&str> = spec.mounts.iter().map(|mount| mount.container_path.as_str()).collect();
     let volumes = volumes::make(root.as_fd(), &config.volumes, &taken, &input.dir, maps)?;
     let directories = cdi::DIRECTORIES.map(Path::new);
-    let edits = cdi::edits(&spec.cdi_devices, &directories, &user, userns.is_some())?;
+    let edits = cdi::edits(&spec.cdi_devices, &directories, &user)?;
     let made = spec::container(&ContainerInput {
         id: &input.id,
         pod,
@@ -161,6 +163,19 @@ fn pinned_userns(input: &Input) -> Result<Option<OwnedFd>, PrepareError> {
     let opened = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let action = || format!("opening the pod's user namespace {}", path.display());
     opened.map(Some).map_err(|errno| PrepareError::Io { action: action(), source: errno.into() })
+}
+
+/// Files of the image whose ids the pod does not have.
+fn unmapped(image: &Image, maps: &IdMappings) -> Option<String> {
+    let uid = image.layers.iter().map(|layer| layer.max_uid).max()?;
+    let gid = image.layers.iter().map(|layer| layer.max_gid).max()?;
+    let beyond = maps.host_uid(uid).is_none() || maps.host_gid(gid).is_none();
+    beyond.then(|| {
+        format!(
+            "the image has files of ids up to {uid}:{gid}, more than the pod's user namespace maps: they belong to \
+             nobody there"
+        )
+    })
 }
 
 /// The request's, the image's, SIGTERM.

@@ -153,6 +153,19 @@ fn all_of_a_container() {
 }
 
 #[test]
+fn ids_that_the_pod_does_not_have_are_named() {
+    if !root_only() {
+        return;
+    }
+    let mut case = case(true);
+    let mut image = (*case.input.image).clone();
+    image.layers[0].max_uid = 70_000;
+    case.input.image = Arc::new(image);
+    let warnings = prepare(&case.input).unwrap().warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("70000:0")), "{warnings:?}");
+}
+
+#[test]
 fn refusals_name_what_and_why() {
     if !root_only() {
         return;

@@ -53,7 +53,7 @@ impl Cri {
             return Err(CriError::NoId);
         }
         let Some(pod) = self.find_pod(&id)? else { return Err(CriError::NoPod { id }) };
-        let figures = stats.pods(vec![pod]).await;
+        let figures = stats.pods(vec![pod], self.list_pods()).await;
         Ok(cri::PodSandboxStatsResponse { stats: figures.first().map(wire::pod) })
     }
 
@@ -67,7 +67,7 @@ impl Cri {
         let mut kept = self.pods_in_use();
         by_id(&mut kept, &id, |pod| pod.id.as_str());
         kept.retain(|pod| label_selector.iter().all(|(k, v)| pod.spec.labels.get(k) == Some(v)));
-        Ok(stats.pods(kept).await.iter().map(wire::pod).collect())
+        Ok(stats.pods(kept, self.list_pods()).await.iter().map(wire::pod).collect())
     }
 
     pub(super) fn list_metric_descriptors(&self) -> Result<cri::ListMetricDescriptorsResponse, CriError> {
@@ -80,7 +80,7 @@ impl Cri {
         rpc: &'static str,
     ) -> Result<Vec<cri::PodSandboxMetrics>, CriError> {
         let stats = self.stats(rpc)?;
-        let pods = stats.pods(self.pods_in_use()).await;
+        let pods = stats.pods(self.pods_in_use(), self.list_pods()).await;
         let containers: Vec<Arc<Container>> =
             pods.iter().flat_map(|pod| &pod.containers).map(|c| Arc::clone(&c.container)).collect();
         let processes = stats.processes(containers.clone()).await;

@@ -17,7 +17,7 @@ pub struct Invalid {
 const SHOWN: usize = 200;
 
 impl Invalid {
-    pub(super) fn new(field: impl Into<String>, value: impl fmt::Debug, why: Why) -> Self {
+    pub(in crate::cri) fn new(field: impl Into<String>, value: impl fmt::Debug, why: Why) -> Self {
         let mut value = format!("{value:?}");
         if value.len() > SHOWN {
             let cut = value.floor_char_boundary(SHOWN);
@@ -162,6 +162,11 @@ pub enum Why {
     SelinuxOff,
     #[error("SELinux labels are not applied to the infra container: leave them out")]
     SelinuxUnsupported,
+
+    #[error("a terminal has one stream for both: leave stderr out, it comes with stdout")]
+    StderrOfTerminal,
+    #[error("no stream is asked for: set one of the three")]
+    NoStream,
 
     #[error("out of range: use {min} to {max}, or 0 for unset")]
     Range { min: i64, max: i64 },

@@ -50,6 +50,10 @@ impl Ready {
         &self.base.pod
     }
 
+    pub(in crate::pod) fn infra(&self) -> Option<Arc<dyn Infra>> {
+        self.infra.clone()
+    }
+
     /// Waits for the end of the infra container; for ever where there is none.
     pub(in crate::pod) async fn ended(&self) -> Exit {
         match &self.infra {
@@ -86,7 +90,7 @@ impl Ready {
         pod.spec.resources = merge(&pod.spec.resources, &limits.resources);
         pod.spec.overhead = merge(&pod.spec.overhead, &limits.overhead);
         let effects = &self.base.effects;
-        effects.update_cgroup(&pod).await.map_err(PodError::Update)?;
+        effects.update_cgroup(&pod).await.map_err(|error| PodError::Update(Box::new(error)))?;
         if let Err(error) = effects.journal(&pod, StepName::Ready) {
             if let Err(error) = effects.update_cgroup(&self.base.pod).await {
                 tracing::warn!(pod = %pod.id, error = chain(&error), "the new limits stay");

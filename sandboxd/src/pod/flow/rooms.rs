@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +79,10 @@ impl Effects for Rooms {
         let line = format!("{hostname}\n");
         for (name, content) in [("resolv.conf", resolv_conf.as_slice()), ("hostname", line.as_bytes())] {
             let path = dir.join(name);
-            fs::write(&path, content).map_err(io_error(format!("writing {}", path.display())))?;
+            // For everybody in the pod's containers, whatever umask the daemon has.
+            fs::write(&path, content)
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
+                .map_err(io_error(format!("writing {}", path.display())))?;
         }
         let made_log_directory = match &pod.spec.log_directory {
             Some(path) if !path.exists() => {

@@ -32,12 +32,11 @@ pub enum Origin {
 pub(super) fn mounts(input: &ContainerInput<'_>) -> Vec<(Mount, Origin)> {
     let asked: Vec<&str> = input.spec.mounts.iter().map(|m| m.container_path.as_str()).collect();
     let taken = |destination: &Path| asked.iter().any(|path| Path::new(path) == destination);
+    // Who brings a /dev brings what is in it.
     let dev = taken(Path::new("/dev"));
-    let mut all: Vec<(Mount, Origin)> = usual(input)
-        .into_iter()
-        .filter(|m| !taken(m.destination()) && !(dev && m.destination().starts_with("/dev/")))
-        .map(|m| (m, Origin::Own))
-        .collect();
+    let covered = |destination: &Path| taken(destination) || dev && destination.starts_with("/dev");
+    let mut all: Vec<(Mount, Origin)> =
+        usual(input).into_iter().filter(|m| !covered(m.destination())).map(|m| (m, Origin::Own)).collect();
     let mut bound = Vec::new();
     if !taken(Path::new("/dev/shm")) {
         bound.push((shm(input), Origin::Own));
