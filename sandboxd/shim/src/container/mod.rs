@@ -23,6 +23,7 @@ mod tests;
 use std::convert::Infallible;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use sandboxd_shim::plan::container::{Command, ContainerPlan, PidNs};
@@ -283,7 +284,7 @@ impl Container {
     /// Kills all of it, as far as it can be found.
     pub fn kill(&mut self, buffers: &mut Buffers) {
         self.child.signal(libc::SIGKILL).ok();
-        let _ = child::readable(self.child.pidfd.as_fd(), std::time::Instant::now() + child::KILL);
+        child::await_end(self.child.pidfd.as_fd(), Some(Instant::now() + child::KILL));
         self.reap(buffers);
     }
 
