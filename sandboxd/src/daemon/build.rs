@@ -108,6 +108,7 @@ impl Daemon {
         let sources = Arc::new(Sources {
             node: node::facts(&cgroups, &host, &native),
             pods: Arc::clone(&pods),
+            containers: Arc::clone(&containers),
             observer: observer.clone(),
             network: Arc::clone(&network),
             config: config.clone(),
