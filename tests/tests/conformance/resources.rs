@@ -112,7 +112,7 @@ fn an_update_is_all_or_an_error() {
     });
 }
 
-// cri: ContainerStatus.message
+// cri: ContainerStatus.reason
 #[test]
 fn a_container_that_runs_out_of_memory_says_so() {
     both(async |stage| {
@@ -128,8 +128,7 @@ fn a_container_that_runs_out_of_memory_says_so() {
     });
 }
 
-// cri: LinuxContainerResources.hugepage_limits, HugepageLimit.page_size, HugepageLimit.limit
-// cri: LinuxContainerResources.unified
+// cri: HugepageLimit.page_size
 #[test]
 fn what_the_machine_does_not_have_is_refused_by_name() {
     userns(async |stage| {
@@ -163,5 +162,19 @@ fn bad_numbers_are_refused_by_name() {
             refused(stage.kube.create(&stage.pod, request).await, Code::InvalidArgument, &[field])?;
         }
         Ok(())
+    });
+}
+
+#[test]
+fn what_is_not_of_linux_is_refused_by_name() {
+    userns(async |stage| {
+        let id = stage.kube.run(&stage.pod, stage.container("linux").waits()).await?;
+        let request = UpdateContainerResourcesRequest {
+            container_id: id,
+            windows: Some(Default::default()),
+            ..Default::default()
+        };
+        let answer = stage.kube.runtime.clone().update_container_resources(request).await;
+        refused(answer, Code::InvalidArgument, &["windows"])
     });
 }

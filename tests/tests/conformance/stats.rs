@@ -26,13 +26,12 @@ fn number(value: Option<UInt64Value>) -> Result<u64> {
 
 // cri: ContainerStats, ContainerStatsRequest.container_id, ContainerStatsResponse.stats
 // cri: ContainerStats.attributes, ContainerStats.cpu, ContainerStats.memory, ContainerStats.writable_layer
-// cri: ContainerStats.swap, ContainerAttributes.id, ContainerAttributes.metadata, ContainerAttributes.labels
+// cri: ContainerAttributes.id, ContainerAttributes.metadata, ContainerAttributes.labels
 // cri: ContainerAttributes.annotations, CpuUsage.timestamp, CpuUsage.usage_core_nano_seconds
-// cri: CpuUsage.usage_nano_cores, MemoryUsage.timestamp, MemoryUsage.working_set_bytes
+// cri: CpuUsage.usage_nano_cores, MemoryUsage.working_set_bytes
 // cri: MemoryUsage.available_bytes, MemoryUsage.usage_bytes, MemoryUsage.rss_bytes, MemoryUsage.page_faults
-// cri: MemoryUsage.major_page_faults, FilesystemUsage.timestamp, FilesystemUsage.fs_id
+// cri: MemoryUsage.major_page_faults, FilesystemUsage.fs_id
 // cri: FilesystemUsage.used_bytes, FilesystemUsage.inodes_used, FilesystemIdentifier.mountpoint
-// cri: SwapUsage.timestamp, SwapUsage.swap_usage_bytes
 #[test]
 fn a_containers_figures_are_its_own() {
     both(async |stage| {

@@ -88,7 +88,7 @@ fn the_least_there_is() {
     assert!(spec.security.masked_paths.is_empty());
 }
 
-// cri: ContainerConfig.windows, ContainerMetadata.name
+// cri: ContainerMetadata.name
 #[test]
 fn identity_process_and_log() {
     refused(&[
@@ -332,6 +332,7 @@ fn capabilities_and_privilege() {
 // cri: LinuxContainerSecurityContext.selinux_options, LinuxContainerSecurityContext.apparmor
 // cri: LinuxContainerSecurityContext.apparmor_profile, LinuxContainerSecurityContext.seccomp_profile_path
 // cri: SecurityProfile.profile_type, SecurityProfile.localhost_ref
+// cri: SELinuxOption.user, SELinuxOption.role, SELinuxOption.type, SELinuxOption.level
 #[test]
 fn profiles_and_paths() {
     let profile = |kind: ProfileType, file: &str| {
@@ -386,6 +387,11 @@ fn profiles_and_paths() {
     let kept = container_spec(c, &test_pod("web"), &armoured).expect("valid").security;
     assert_eq!(kept.apparmor.as_deref(), Some("mine"));
     assert_eq!(kept.selinux.as_deref(), Some("system_u:system_r:container_t:s0:c1,c2"));
+    let [user, role, r#type, level] = ["u", "r", "t", "s1"].map(str::to_owned);
+    let mut c = config();
+    context(&mut c).selinux_options = Some(cri::SeLinuxOption { user, role, r#type, level });
+    let kept = container_spec(c, &test_pod("web"), &armoured).expect("valid").security;
+    assert_eq!(kept.selinux.as_deref(), Some("u:r:t:s1"));
 }
 
 // cri: NamespaceOption.network, NamespaceOption.ipc, NamespaceOption.pid, NamespaceOption.target_id
