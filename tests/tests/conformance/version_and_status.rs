@@ -46,18 +46,19 @@ fn the_status_says_what_there_is() {
         let cri = node.cri().await?;
         let said = status(&cri, false).await?;
         ensure!(said.info.is_empty(), "{said:?}");
-        let mut names: Vec<_> = said.runtime_handlers.iter().map(|h| h.name.as_str()).collect();
-        names.sort_unstable();
-        ensure!(names.contains(&"") && names.contains(&"network-first"), "{names:?}");
-        for name in names {
-            // Each that is announced takes a pod as it says, up to what that handler is there to show.
+        let names: Vec<_> = said.runtime_handlers.iter().map(|h| h.name.as_str()).collect();
+        ensure!(names.iter().collect::<std::collections::BTreeSet<_>>().len() == names.len(), "{names:?}");
+        // Those that need nothing but sandboxd; others are there where their runtimes are.
+        for name in ["", "network-first"] {
             let handler = said.runtime_handlers.iter().find(|h| h.name == name);
             let features =
-                handler.and_then(|h| h.features).with_context(|| format!("{name:?}: no features"))?;
+                handler.and_then(|h| h.features).with_context(|| format!("{name:?} in {names:?}"))?;
             ensure!(features.user_namespaces, "{name:?}: {features:?}");
             let id = cri.run_with(node.pod(&format!("by-{name}")).hostname("by").build(), name).await?;
             cri.remove(&id).await?;
         }
+        let unknown = cri.run_with(node.pod("unknown").build(), "nosuch").await;
+        ensure!(unknown.is_err_and(|status| status.message().contains("nosuch")));
         let features = said.features.context("no features")?;
         ensure!(features.supplemental_groups_policy && features.mount_options, "{features:?}");
         ensure!(!features.user_namespaces_host_network, "{features:?}");
