@@ -22,7 +22,7 @@ fn v2(stage: &Stage<'_>, id: &str) -> bool {
 // cri: LinuxContainerConfig.resources, LinuxContainerResources.cpu_period, LinuxContainerResources.cpu_quota
 // cri: LinuxContainerResources.cpu_shares, LinuxContainerResources.memory_limit_in_bytes
 // cri: LinuxContainerResources.oom_score_adj, LinuxContainerResources.cpuset_cpus
-// cri: LinuxContainerResources.cpuset_mems, LinuxContainerResources.memory_swap_limit_in_bytes
+// cri: LinuxContainerResources.cpuset_mems
 // cri: ContainerStatus.resources, ContainerResources.linux
 #[test]
 fn limits_are_set_and_shown() {
@@ -48,6 +48,7 @@ fn limits_are_set_and_shown() {
             ensure!(file(stage, &id, &["cpu.shares"])? == "512");
         }
         ensure!(file(stage, &id, &["cpuset.cpus"])? == "0");
+        ensure!(file(stage, &id, &["cpuset.mems"])? == "0");
         ensure!(stage.kube.asked(&id, &["cat", "/proc/1/oom_score_adj"]).await? == "500");
         let resources = stage.kube.status(&id).await?.resources.and_then(|r| r.linux).unwrap_or_default();
         ensure!(resources == asked, "{resources:?}");

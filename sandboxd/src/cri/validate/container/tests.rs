@@ -149,7 +149,7 @@ fn every_signal_of_the_wire_has_a_number() {
     }
 }
 
-// cri: Mount.propagation, Mount.selinux_relabel, Mount.uidMappings, Mount.gidMappings, IDMapping.host_id
+// cri: Mount.propagation, Mount.uidMappings, Mount.gidMappings, IDMapping.host_id
 // cri: IDMapping.container_id, IDMapping.length
 #[test]
 fn mounts() {
@@ -217,6 +217,12 @@ fn mounts() {
     mount(&mut c).propagation = MountPropagation::PropagationBidirectional.into();
     mount(&mut c).selinux_relabel = true;
     mount(&mut c).mount_options = vec!["nosuid".into(), "nodev".into(), "nosuid".into()];
+    let labelled = Host { selinux: true, ..host() };
+    let error = container_spec(c.clone(), &test_pod("web"), &labelled).unwrap_err();
+    assert_eq!(
+        (error.field.as_str(), error.why),
+        ("config.mounts[0].selinux_relabel", Why::RelabelUnsupported)
+    );
     let kept = valid(c).mounts.remove(0);
     assert_eq!(kept.container_path, "/data/x/y");
     assert_eq!(kept.propagation, Propagation::Bidirectional);
