@@ -11,6 +11,7 @@ pub mod container;
 pub mod cri;
 pub mod daemon;
 pub mod doctor;
+pub mod image;
 pub mod journal;
 pub mod metrics;
 pub mod network;

@@ -10,6 +10,7 @@ use crate::pod::model::FlowKind;
 /// Longest path a unix socket can have: `sun_path` of unix(7) without its NUL.
 const SOCKET_PATH_MAX: usize = 107;
 const TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+const PULL_TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 const HISTORY_MAX: usize = 1 << 20;
 const IDLE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 60 * 60);
@@ -61,6 +62,14 @@ pub enum Wrong {
     NetworkFirstChanged,
     #[error("not an address and a port: write for example \"127.0.0.1:9465\", or leave the key empty")]
     MetricsAddress,
+    #[error("not between 1 and {most}")]
+    Count { most: u64 },
+    #[error("not between 1s and 24h: write for example \"1h\"")]
+    PullTimeout,
+    #[error("{0}")]
+    Reference(sandboxd_image::BadReference),
+    #[error("{0}")]
+    Policy(String),
     #[error("no such file: install it, or correct the path")]
     NoFile,
     #[error("needs {other} beside it: set both, or neither")]
@@ -82,6 +91,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
     found.paths(config);
     found.cni(config);
     found.others(config);
+    found.image(&config.image);
     found.streaming(&config.streaming);
     let handlers = config.handlers();
     for (name, handler) in &config.configured_handlers {
@@ -165,6 +175,49 @@ impl Checker {
             if shim.is_absolute() && !shim.is_file() {
                 self.add("pod.shim_path", shim, Wrong::NoFile);
             }
+        }
+    }
+
+    fn image(&mut self, c: &super::Image) {
+        let counts = [
+            ("image.max_parallel_downloads", c.max_parallel_downloads as u64, 64),
+            ("image.max_total_downloads", c.max_total_downloads as u64, 64),
+            ("image.unpackers", c.unpackers as u64, 64),
+            ("image.max_layer_gib", c.max_layer_gib, 4096),
+        ];
+        for (key, value, most) in counts {
+            if !(1..=most).contains(&value) {
+                self.add(key, value, Wrong::Count { most });
+            }
+        }
+        for (key, value) in
+            [("image.connect_timeout", c.connect_timeout), ("image.progress_timeout", c.progress_timeout)]
+        {
+            if !TIMEOUT.contains(&value) {
+                self.add(key, value, Wrong::Timeout);
+            }
+        }
+        if !PULL_TIMEOUT.contains(&c.pull_timeout) {
+            self.add("image.pull_timeout", c.pull_timeout, Wrong::PullTimeout);
+        }
+        for name in &c.pinned {
+            if let Err(wrong) = name.parse::<sandboxd_image::Reference>() {
+                self.add("image.pinned", name, Wrong::Reference(wrong));
+            }
+        }
+        for (key, path) in [
+            ("image.registry_config_dir", &c.registry_config_dir),
+            ("image.signature_policy", &c.signature_policy),
+        ] {
+            if !path.as_os_str().is_empty() {
+                self.absolute(key, path);
+            }
+        }
+        let policy = &c.signature_policy;
+        if policy.is_absolute()
+            && let Err(wrong) = sandboxd_image::pull::PolicyFile::read(policy)
+        {
+            self.add("image.signature_policy", policy, Wrong::Policy(wrong.to_string()));
         }
     }
 

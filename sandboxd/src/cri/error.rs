@@ -28,6 +28,16 @@ pub enum CriError {
     )]
     OciHandler { handler: String, path: String },
     #[error(transparent)]
+    Pull(#[from] std::sync::Arc<sandboxd_image::PullError>),
+    #[error(transparent)]
+    Image(#[from] sandboxd_image::ImageError),
+    #[error(transparent)]
+    Reference(#[from] sandboxd_image::BadReference),
+    #[error(transparent)]
+    Credentials(#[from] sandboxd_image::registry::BadCredentials),
+    #[error("image.image = \"\": required, name an image, such as registry.example/app:1.0")]
+    NoImageGiven,
+    #[error(transparent)]
     Streaming(#[from] StreamingError),
     #[error("{rpc} is not implemented by this version of sandboxd")]
     Unimplemented { rpc: &'static str },

@@ -9,6 +9,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::validate::{Host, pod_spec, resources};
 use super::{ContainerService, CriError, Events, NodeReport, PodService, filter, info, translate};
 use crate::config::RuntimeKind;
+use crate::image::ImageRoom;
 use crate::pod::model::Pod;
 use crate::pod::{Limits, PodError};
 use crate::stats::Stats;
@@ -32,6 +33,7 @@ pub struct Cri {
     events: Option<Events>,
     streaming: Option<Streaming>,
     pub(super) containers: Option<Arc<dyn ContainerService>>,
+    pub(super) images: Option<ImageRoom>,
     /// Rpcs that change pods and are not finished.
     changes: TaskTracker,
 }
@@ -46,6 +48,7 @@ impl Cri {
             stats: None,
             events: None,
             containers: None,
+            images: None,
             streaming: None,
             changes: TaskTracker::new(),
         }
@@ -67,6 +70,12 @@ impl Cri {
     #[must_use]
     pub fn with_containers(self, containers: Arc<dyn ContainerService>) -> Self {
         Self { containers: Some(containers), ..self }
+    }
+
+    /// With the rpcs on images, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_images(self, images: ImageRoom) -> Self {
+        Self { images: Some(images), ..self }
     }
 
     /// With Exec, Attach and PortForward, which answer UNIMPLEMENTED otherwise.
@@ -271,6 +280,6 @@ fn given(id: &str) -> Result<&str, CriError> {
     if id.is_empty() { Err(CriError::NoId) } else { Ok(id) }
 }
 
-fn now_ns() -> i64 {
+pub(super) fn now_ns() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

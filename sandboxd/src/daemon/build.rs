@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sandboxd_image::{Images, Settings};
+use sandboxd_image::Images;
 
 use super::DaemonError;
 use super::dirs::{self, Lock};
@@ -16,6 +16,7 @@ use crate::container::{Containers, Foundations};
 use crate::cri::validate::Host;
 use crate::cri::{Cri, Events, HandlerReport, Known};
 use crate::doctor;
+use crate::image::{self, ImageRoom};
 use crate::journal::Journal;
 use crate::network::{Network, NetworkSettings};
 use crate::observer::{Attribution, Observer, ObserverSettings};
@@ -33,6 +34,7 @@ pub struct Daemon {
     pub(super) pods: Arc<Pods>,
     pub(super) containers: Arc<Containers>,
     pub(super) images: Arc<Images>,
+    pub(super) image_room: ImageRoom,
     pub(super) sources: Arc<Sources>,
     pub(super) cri_socket: Socket,
     pub(super) console_socket: Socket,
@@ -91,7 +93,8 @@ impl Daemon {
         let pods = Pods::new(handlers, Arc::new(rooms));
         pods.recover(&journal).await?;
         pods.collect_garbage(&network).await;
-        let images = Images::open(&config.root.join("images"), Settings::default())?;
+        let images = Images::open(&config.root.join("images"), image::settings(&config.image))?;
+        let image_room = ImageRoom::new(Arc::clone(&images), &config.image, &config.root)?;
         let containers = Containers::new(Foundations {
             pods: Arc::clone(&pods),
             images: Arc::clone(&images),
@@ -114,6 +117,7 @@ impl Daemon {
         let targets = NodeTargets { pods: Arc::clone(&pods), containers: Arc::clone(&containers) };
         let (streaming, streams) = Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
         let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
+            .with_images(image_room.clone())
             .with_containers(Arc::new(Arc::clone(&containers)))
             .with_stats(Stats::new(cgroups, Arc::clone(&known) as _))
             .with_events(Events::follow(Arc::clone(pods.store()), known))
@@ -123,6 +127,7 @@ impl Daemon {
             pods,
             containers,
             images,
+            image_room,
             sources,
             cri_socket,
             console_socket,

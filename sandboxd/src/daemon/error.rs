@@ -43,6 +43,8 @@ pub enum DaemonError {
     Streaming(#[from] sandboxd_streaming::ServerError),
     #[error("opening the images")]
     Images(#[from] sandboxd_image::ImageError),
+    #[error(transparent)]
+    Policy(#[from] sandboxd_image::pull::BadPolicy),
     #[error("recovering the containers")]
     Containers(#[from] crate::container::error::ContainerError),
     #[error("starting the observer")]

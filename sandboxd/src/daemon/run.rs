@@ -12,6 +12,7 @@ use super::{Daemon, DaemonError, Signals};
 use crate::config::Config;
 use crate::console::{self, Sources};
 use crate::cri::Cri;
+use crate::image;
 use crate::metrics;
 use crate::network::Network;
 use crate::pod::Pods;
@@ -37,6 +38,7 @@ impl Daemon {
             pods,
             containers,
             images,
+            image_room,
             sources,
             cri_socket,
             console_socket,
@@ -52,6 +54,7 @@ impl Daemon {
         let console = tokio::spawn(
             tonic::transport::Server::builder()
                 .add_service(console::server(Arc::clone(&sources)))
+                .add_service(image::server(image_room))
                 .serve_with_incoming(connections(console_listener)),
         );
         let metrics = metrics(&config, sources, closing.clone()).await?;

@@ -32,7 +32,7 @@ impl Stage<'_> {
 }
 
 /// The image that tests run: busybox with a few users.
-pub const IMAGE: &str = "sandboxd.test/busybox:1";
+pub const IMAGE: &str = sandboxd_tests::image::BUSYBOX;
 
 /// Runs a test twice, each time on a node of its own: in a pod with a user namespace and in one without.
 pub fn both(test: impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
@@ -61,11 +61,9 @@ fn in_pod(userns: bool, test: &impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
 
 /// Puts the image into the node.
 pub async fn load(node: &mut Node) -> Result<()> {
-    node.terminate_daemon().await?;
-    let images = sandboxd_image::Images::open(&node.path("root/images"), Default::default())?;
-    images.import("/tmp/busybox.tar".as_ref(), None).await?;
-    drop(images);
-    node.spawn().await
+    let archive = node.path("busybox.tar");
+    sandboxd_tests::image::busybox()?.write(&archive)?;
+    node.import(&archive)
 }
 
 /// A status with this code, whose message has all of these words.
