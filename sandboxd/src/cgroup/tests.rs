@@ -236,6 +236,7 @@ impl FakeV2 {
     }
 }
 
+// cri: LinuxContainerResources.unified
 #[test]
 fn v2_enables_controllers_and_writes_its_files() {
     let files = ["cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "memory.high", "cgroup.kill"];

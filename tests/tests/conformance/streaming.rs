@@ -184,3 +184,35 @@ fn what_cannot_be_forwarded_is_refused() {
         Ok(())
     });
 }
+
+// cri: PortForward, PortForwardResponse.url
+#[test]
+fn a_forwarded_connection_is_half_closed() {
+    userns(async |stage| {
+        let script = "nc -ll -p 8081 -e sh -c 'cat; echo end'";
+        let id = stage.kube.run(&stage.pod, stage.container("box").sh(script)).await?;
+        // kubectl of today, through WebSocket; and of before.
+        for tunnelled in [true, false] {
+            let url = forward_url(stage, &stage.pod.id, vec![8081]).await?;
+            let endpoint = Endpoint::new(&url)?;
+            let mut forward =
+                if tunnelled { Forward::tunnel(&endpoint).await? } else { Forward::open(&endpoint).await? };
+            let mut said = String::new();
+            // The server in the container may not listen yet.
+            for _ in 0..50 {
+                let mut forwarded = forward.connect("8081", true).await?;
+                // Where nobody listens, both fail.
+                let _ = forwarded.writer.write_all(b"word\n").await;
+                let _ = forwarded.writer.shutdown().await;
+                let read = timeout(PATIENCE, forwarded.reader.read_to_string(&mut said)).await;
+                if read.context("the connection does not end")?.is_ok() && !said.is_empty() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            ensure!(said == "word\nend\n", "through WebSocket: {tunnelled}: {said:?}");
+        }
+        stage.kube.stop(&id, 0).await?;
+        Ok(())
+    });
+}
