@@ -112,8 +112,7 @@ impl Daemon {
         let node =
             Node::new(&config, reports(&config, &native), Arc::clone(&network), &cgroups, observer, &native);
         let targets = NodeTargets { pods: Arc::clone(&pods), containers: Arc::clone(&containers) };
-        let (streaming, streams) =
-            Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
+        let (streaming, streams) = Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
         let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
             .with_containers(Arc::new(Arc::clone(&containers)))
             .with_stats(Stats::new(cgroups, Arc::clone(&known) as _))
