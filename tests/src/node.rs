@@ -246,6 +246,21 @@ impl Node {
         }
     }
 
+    /// Puts [`image::BUSYBOX`](crate::image::BUSYBOX) into the node's store. The daemon is away meanwhile.
+    ///
+    /// # Errors
+    /// When the image cannot be made or taken in.
+    pub async fn load_busybox(&mut self) -> Result<()> {
+        let tar = self.path("busybox.tar");
+        crate::image::busybox()?.write(&tar)?;
+        self.terminate_daemon().await?;
+        let images = sandboxd_image::Images::open(&self.path("root/images"), Default::default())?;
+        images.import(&tar, None).await?;
+        drop(images);
+        fs::remove_file(&tar).context("removing the image's archive")?;
+        self.spawn().await
+    }
+
     /// Stops and removes every pod, as kubelet would.
     ///
     /// # Errors
