@@ -266,6 +266,17 @@ impl Node {
         }
     }
 
+    /// Puts [`image::BUSYBOX`](crate::image::BUSYBOX) into the node's store, as an operator would.
+    ///
+    /// # Errors
+    /// When the image cannot be made or taken in.
+    pub fn load_busybox(&self) -> Result<()> {
+        let archive = self.path("busybox.tar");
+        crate::image::busybox()?.write(&archive)?;
+        self.import(&archive)?;
+        fs::remove_file(&archive).context("removing the image's archive")
+    }
+
     /// Stops and removes every pod, as kubelet would.
     ///
     /// # Errors

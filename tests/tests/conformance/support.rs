@@ -48,7 +48,7 @@ pub fn userns(test: impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
 
 fn in_pod(userns: bool, test: &impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
     E2e::default().run(async |node| {
-        load(node).await?;
+        node.load_busybox()?;
         let kube = Kube::connect(node).await?;
         let pod = node.pod("stage");
         let pod = kube.pod(if userns { pod.userns() } else { pod }).await?;
@@ -57,13 +57,6 @@ fn in_pod(userns: bool, test: &impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
             if userns { "in a pod with a user namespace" } else { "in a pod without a user namespace" };
         test(&mut stage).await.context(what)
     });
-}
-
-/// Puts the image into the node.
-pub async fn load(node: &mut Node) -> Result<()> {
-    let archive = node.path("busybox.tar");
-    sandboxd_tests::image::busybox()?.write(&archive)?;
-    node.import(&archive)
 }
 
 /// A status with this code, whose message has all of these words.

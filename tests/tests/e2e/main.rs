@@ -4,6 +4,7 @@
 mod cli;
 mod config_fields;
 mod console;
+mod containers;
 mod demo;
 mod faults;
 mod images;

@@ -18,7 +18,7 @@ const LOGGED: u64 = 256 << 20;
 
 /// One container after the other in a userns pod: create, start, exec, stop, remove.
 pub async fn one_by_one(node: &Node, rounds: u32, report: &mut Report) -> Result<()> {
-    image::load_busybox(node).await?;
+    node.load_busybox()?;
     let kube = Kube::connect(node).await?;
     let pod = kube.pod(node.pod("boxes").userns()).await?;
     let mut series: [Series; 6] = Default::default();
@@ -96,7 +96,7 @@ async fn log(kube: &Kube, pod: &Sandbox, report: &mut Report) -> Result<()> {
 
 /// Pods with one container each, all at once; what each weighs, with its shim.
 pub async fn with_pods(node: &Node, pods: u32, report: &mut Report) -> Result<()> {
-    image::load_busybox(node).await?;
+    node.load_busybox()?;
     let kube = Kube::connect(node).await?;
     let begun = Instant::now();
     let made: Vec<(Sandbox, String)> = stream::iter(0..pods)
