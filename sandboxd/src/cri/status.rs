@@ -42,7 +42,6 @@ fn code(error: &CriError) -> Code {
     match error {
         CriError::Invalid(_) | CriError::NoId | CriError::NoContainerId => Code::InvalidArgument,
         CriError::NoPod { .. } | CriError::NoContainer { .. } => Code::NotFound,
-        CriError::OciHandler { .. } => Code::FailedPrecondition,
         CriError::Unimplemented { .. } => Code::Unimplemented,
         CriError::Pod(pod) => pod_code(pod),
         CriError::Container(container) => container_code(container),
@@ -79,7 +78,7 @@ pub(super) fn runtime_code(error: &RuntimeError) -> Code {
         | RuntimeError::InContainer { source, .. }
         | RuntimeError::Io { source, .. } => io_code(source),
         RuntimeError::Command { .. } => Code::InvalidArgument,
-        RuntimeError::Shim { .. } => Code::Internal,
+        RuntimeError::Shim { .. } | RuntimeError::Oci { .. } => Code::Internal,
         RuntimeError::Unsupported { .. } => Code::FailedPrecondition,
     }
 }
