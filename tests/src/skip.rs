@@ -19,6 +19,8 @@ pub enum Need {
     Iptables,
     /// The tracepoint `capability:cap_capable` and the kernel's BTF.
     Bpf,
+    /// The OCI runtime, where the daemon finds it.
+    Runc,
     /// A second daemon, built without the observer.
     NoObserverBuild,
 }
@@ -44,6 +46,7 @@ impl Need {
                 let missing = wanted.iter().find(|p| !Path::new(p).exists());
                 missing.map(|path| format!("no BPF observer: {path} is missing"))
             }
+            Self::Runc => bins::on_path("runc").is_none().then(|| "no runc on the PATH".to_owned()),
             Self::NoObserverBuild => std::env::var_os(bins::NO_OBSERVER)
                 .is_none()
                 .then(|| format!("no build without the observer: {} is not set", bins::NO_OBSERVER)),
