@@ -22,6 +22,8 @@ pub enum Need {
     Bpf,
     /// docker-registry, skopeo, openssl and htpasswd.
     Registry,
+    /// The OCI runtime, where the daemon finds it.
+    Runc,
     /// A second daemon, built without the observer.
     NoObserverBuild,
 }
@@ -48,6 +50,7 @@ impl Need {
                 missing.map(|path| format!("no BPF observer: {path} is missing"))
             }
             Self::Registry => Registry::missing(),
+            Self::Runc => bins::on_path("runc").is_none().then(|| "no runc on the PATH".to_owned()),
             Self::NoObserverBuild => std::env::var_os(bins::NO_OBSERVER)
                 .is_none()
                 .then(|| format!("no build without the observer: {} is not set", bins::NO_OBSERVER)),

@@ -72,6 +72,12 @@ const IPROUTE: Need = Need {
     present: || run::on_path("ip").is_some(),
     packages: &["iproute2"],
 };
+const RUNC: Need = Need {
+    what: "runc",
+    why: "the tests of OCI runtimes as handlers",
+    present: || run::on_path("runc").is_some(),
+    packages: &["runc"],
+};
 
 /// To build.
 pub const BUILD: [&Need; 4] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF];
@@ -79,13 +85,16 @@ pub const BUILD: [&Need; 4] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF];
 /// To build and run pods.
 pub const RUN: [&Need; 7] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE];
 
+/// To test.
+pub const TEST: [&Need; 8] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE, &RUNC];
+
 /// Everything: says it, or installs it.
 pub fn all(check: bool) -> Result<()> {
-    for need in RUN {
+    for need in TEST {
         let state = if (need.present)() { "there   " } else { "missing " };
         println!("{state} {} ({})", need.what, need.why);
     }
-    if check { Ok(()) } else { ensure(&RUN) }
+    if check { Ok(()) } else { ensure(&TEST) }
 }
 
 /// Installs what is missing, or stops with the commands that do.

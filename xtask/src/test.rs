@@ -27,7 +27,7 @@ pub struct Options {
 
 /// Runs them.
 pub fn test(options: &Options) -> Result<()> {
-    deps::ensure(&deps::RUN)?;
+    deps::ensure(&deps::TEST)?;
     let bins = build::release()?;
     let no_observer = build::without_observer()?;
     let mut skips = Vec::new();
@@ -137,7 +137,7 @@ struct Lack {
     lacking: fn(&Path) -> bool,
 }
 
-const LACKS: [Lack; 9] = [
+const LACKS: [Lack; 10] = [
     Lack { words: &["not root", "needs root"], lacking: |_| !deps::is_root() },
     Lack { words: &["rustfmt"], lacking: |_| run::output(run::cargo().args(["fmt", "--version"])).is_none() },
     Lack {
@@ -156,6 +156,10 @@ const LACKS: [Lack; 9] = [
     Lack {
         words: &["the kernel does not count pressure"],
         lacking: |root| !root.join("sys/fs/cgroup/cpu.pressure").exists(),
+    },
+    Lack {
+        words: &["runc"],
+        lacking: |root| !["usr/sbin/runc", "usr/bin/runc"].iter().any(|path| root.join(path).exists()),
     },
     Lack { words: &["systemd"], lacking: |root| !root.join("run/systemd/system").exists() },
     Lack { words: &["AppArmor"], lacking: |root| !root.join("sys/kernel/security/apparmor").exists() },

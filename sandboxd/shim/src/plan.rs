@@ -4,6 +4,7 @@
 //! mount (`open_tree(OPEN_TREE_CLONE)`), named here by its index among the message's descriptors.
 
 pub mod container;
+pub mod oci;
 
 use serde::{Deserialize, Serialize};
 

@@ -14,6 +14,14 @@
 //!   │ ◀─ Killed{exit} ──────────── │  and the shim is gone
 //! ```
 //!
+//! A container that an OCI runtime carries out has a shim of its own, which no pod is made in:
+//!
+//! ```text
+//!   │ ─ CreateOci(plan) + fds ───▶ │  runs `create`, takes the container's process over
+//!   │ ◀─ ContainerCreated ──────── │  or NotDone, and the shim is gone
+//!   │ ─ Container(id, …) ────────▶ │  as above; after Remove the shim is gone
+//! ```
+//!
 //! A request that is longer than a message may be lies in a sealed memory file, the first of the descriptors.
 //!
 //! The two binaries are installed together, but a shim outlives an upgrade of the daemon: every message starts
@@ -23,6 +31,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::container::{ContainerPlan, ExecPlan};
+use crate::plan::oci::{OciExecPlan, OciPlan};
 use crate::plan::{Plan, SysfsKind};
 
 /// First byte of every message. Raised when a message changes its meaning.
@@ -59,6 +68,11 @@ pub enum Request {
         exec: u64,
         verb: ExecVerb,
     },
+    /// A detached copy of the pod's /dev/shm.
+    Shm,
+    /// To a shim of its own, which has no pod: it ends when the container is removed.
+    CreateOci(Box<OciPlan>),
+    ExecOci(Box<OciExecPlan>),
 }
 
 /// What to do to a container.

@@ -22,11 +22,6 @@ pub enum CriError {
     NoContainerId,
     #[error("pod_sandbox_id = \"\": required, give a pod's id or the beginning of it")]
     NoId,
-    #[error(
-        "handler {handler:?} runs the OCI runtime {path}, which this version of sandboxd does not drive \
-         yet: use a native handler"
-    )]
-    OciHandler { handler: String, path: String },
     #[error(transparent)]
     Pull(#[from] std::sync::Arc<sandboxd_image::PullError>),
     #[error(transparent)]

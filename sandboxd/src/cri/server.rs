@@ -8,7 +8,6 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::validate::{Host, pod_spec, resources};
 use super::{ContainerService, CriError, Events, NodeReport, PodService, filter, info, translate};
-use crate::config::RuntimeKind;
 use crate::image::ImageRoom;
 use crate::pod::model::Pod;
 use crate::pod::{Limits, PodError};
@@ -194,17 +193,11 @@ impl Cri {
     /// The configured name behind a `runtime_handler`.
     fn handler(&self, asked: &str) -> Result<String, CriError> {
         let name = if asked.is_empty() { self.node.default_handler() } else { asked };
-        let Some(report) = self.node.handlers().get(name) else {
-            let known = self.node.handlers().keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(PodError::UnknownHandler { handler: name.to_owned(), known }.into());
-        };
-        match report.handler.runtime {
-            RuntimeKind::Native => Ok(name.to_owned()),
-            RuntimeKind::Oci => {
-                let path = report.handler.path.as_deref().unwrap_or("".as_ref()).display().to_string();
-                Err(CriError::OciHandler { handler: name.to_owned(), path })
-            }
+        if self.node.handlers().contains_key(name) {
+            return Ok(name.to_owned());
         }
+        let known = self.node.handlers().keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        Err(PodError::UnknownHandler { handler: name.to_owned(), known }.into())
     }
 
     pub(super) async fn stop(&self, id: &str) -> Result<(), CriError> {

@@ -43,7 +43,6 @@ fn code(error: &CriError) -> Code {
     match error {
         CriError::Invalid(_) | CriError::NoId | CriError::NoContainerId => Code::InvalidArgument,
         CriError::NoPod { .. } | CriError::NoContainer { .. } => Code::NotFound,
-        CriError::OciHandler { .. } => Code::FailedPrecondition,
         CriError::Unimplemented { .. } => Code::Unimplemented,
         CriError::Pull(pull) => super::image_code::pull_code(pull),
         CriError::Image(image) => super::container_code::image_code(image),
@@ -96,7 +95,7 @@ pub(super) fn runtime_code(error: &RuntimeError) -> Code {
         | RuntimeError::InContainer { source, .. }
         | RuntimeError::Io { source, .. } => io_code(source),
         RuntimeError::Command { .. } => Code::InvalidArgument,
-        RuntimeError::Shim { .. } => Code::Internal,
+        RuntimeError::Shim { .. } | RuntimeError::Oci { .. } => Code::Internal,
         RuntimeError::Unsupported { .. } => Code::FailedPrecondition,
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use sandboxd_image::Images;
 
 use super::DaemonError;
@@ -24,6 +25,7 @@ use crate::pod::{PodDefaults, PodHandler, Pods, Rooms};
 use crate::runtime::Runtime;
 use crate::runtime::namespaces::HostInodes;
 use crate::runtime::native::NativeRuntime;
+use crate::runtime::oci::OciRuntime;
 use crate::stats::Stats;
 use crate::streaming::{NodeTargets, Served, Streaming};
 
@@ -75,7 +77,8 @@ impl Daemon {
         let network = Network::new(network_settings(&config))?;
         let cgroups = Cgroups::detect(&cgroup_settings(&config))?;
         let native = Arc::new(NativeRuntime::new(config.shim()).await?);
-        let handlers = pod_handlers(&config, &native);
+        let handlers = pod_handlers(&config, &native).await;
+        let reported = reports(&config, &handlers);
         let observer = observer.await.map_err(|e| DaemonError::Observer(std::io::Error::other(e)))?;
 
         let rooms = Rooms {
@@ -113,8 +116,7 @@ impl Daemon {
             network: Arc::clone(&network),
             config: config.clone(),
         });
-        let node =
-            Node::new(&config, reports(&config, &native), Arc::clone(&network), &cgroups, observer, &native);
+        let node = Node::new(&config, reported, Arc::clone(&network), &cgroups, observer, &native);
         let targets = NodeTargets { pods: Arc::clone(&pods), containers: Arc::clone(&containers) };
         let (streaming, streams) = Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
         let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
@@ -159,25 +161,26 @@ fn cgroup_settings(config: &Config) -> CgroupSettings {
     CgroupSettings { driver, ..CgroupSettings::default() }
 }
 
-/// The handlers that make pods: those of the native runtime.
-fn pod_handlers(config: &Config, native: &Arc<NativeRuntime>) -> BTreeMap<String, PodHandler> {
-    let native_ones = config.handlers().into_iter().filter(|(_, h)| h.runtime == RuntimeKind::Native);
-    native_ones
-        .map(|(name, handler)| {
-            let runtime: Arc<dyn Runtime> = Arc::clone(native) as Arc<dyn Runtime>;
-            (name, PodHandler { runtime, flow: handler.flow })
-        })
-        .collect()
+/// The handlers that make pods.
+async fn pod_handlers(config: &Config, native: &Arc<NativeRuntime>) -> BTreeMap<String, PodHandler> {
+    let made = config.handlers().into_iter().map(|(name, handler)| async move {
+        let runtime: Arc<dyn Runtime> = match (handler.runtime, &handler.path) {
+            (RuntimeKind::Oci, Some(path)) => {
+                Arc::new(OciRuntime::new(Arc::clone(native), &name, path, &config.state).await)
+            }
+            (RuntimeKind::Native, _) | (RuntimeKind::Oci, None) => Arc::clone(native) as Arc<dyn Runtime>,
+        };
+        (name, PodHandler { runtime, flow: handler.flow })
+    });
+    join_all(made).await.into_iter().collect()
 }
 
 /// What CRI Status says of each handler: no feature is true that was not seen to work.
-fn reports(config: &Config, native: &NativeRuntime) -> BTreeMap<String, HandlerReport> {
-    let report = |handler: Handler| {
-        let features = match handler.runtime {
-            RuntimeKind::Native => native.features(),
-            RuntimeKind::Oci => Default::default(),
-        };
+fn reports(config: &Config, handlers: &BTreeMap<String, PodHandler>) -> BTreeMap<String, HandlerReport> {
+    let report = |name: &str, handler: Handler| {
+        let features = handlers.get(name).map(|made| made.runtime.features()).unwrap_or_default();
         HandlerReport { handler, features }
     };
-    config.handlers().into_iter().map(|(name, handler)| (name, report(handler))).collect()
+    let all = config.handlers().into_iter();
+    all.map(|(name, handler)| (name.clone(), report(&name, handler))).collect()
 }

@@ -4,6 +4,7 @@
 mod command;
 mod devices;
 mod exec_sync;
+mod handlers;
 mod life;
 mod logs;
 mod mounts;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use sandboxd_tests::e2e::E2e;
 use sandboxd_tests::node::Node;
+use sandboxd_tests::skip::Need;
 use sandboxd_tests::workload::{Kube, Request, Sandbox};
 use tonic::{Code, Status};
 
@@ -47,11 +48,22 @@ pub fn userns(test: impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
 }
 
 fn in_pod(userns: bool, test: &impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
-    E2e::default().run(async |node| {
+    staged(E2e::default(), userns, "", test);
+}
+
+/// Runs a test twice, in pods of the handler `runc`.
+pub fn both_on_runc(test: impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
+    for userns in [true, false] {
+        staged(E2e::default().needs(Need::Runc), userns, "runc", &test);
+    }
+}
+
+fn staged(e2e: E2e, userns: bool, handler: &str, test: &impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
+    e2e.run(async |node| {
         node.load_busybox()?;
         let kube = Kube::connect(node).await?;
         let pod = node.pod("stage");
-        let pod = kube.pod(if userns { pod.userns() } else { pod }).await?;
+        let pod = kube.pod_with(if userns { pod.userns() } else { pod }, handler).await?;
         let mut stage = Stage { node, kube, pod, userns };
         let what =
             if userns { "in a pod with a user namespace" } else { "in a pod without a user namespace" };

@@ -184,6 +184,11 @@ fn inside<K: Guest>(
 }
 
 impl Exec {
+    /// One that is in the container's own cgroup.
+    pub fn without_cgroup(id: u64, container: String, child: Child, client: u64, io: ExecIo) -> Self {
+        Self { id, container, child, client, io, released: false, cgroup: None }
+    }
+
     /// Nobody will ask for it again; with `unread`, nobody reads what it writes.
     pub fn release(&mut self, unread: bool) {
         self.released = true;

@@ -13,6 +13,7 @@ pub mod exec;
 pub mod kill;
 pub mod launch;
 mod lookup;
+pub mod oci;
 mod process;
 mod resolve;
 mod rootfs;
@@ -38,7 +39,7 @@ use launch::{Launch, Link, launch};
 use rootfs::{View, descriptor};
 
 /// What containers share with the pod.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Surroundings {
     /// Namespaces of the infra container to join (`CLONE_NEW…`).
     join: i32,
@@ -82,7 +83,7 @@ pub struct Container {
     pub id: String,
     pub child: Child,
     /// Until it is started.
-    link: Option<Link>,
+    gate: Option<Gate>,
     /// `cgroup.procs` of v2 and `tasks` of v1 of its cgroups.
     cgroups: Vec<OwnedFd>,
     exec_cgroups: Option<exec::Cgroups>,
@@ -90,6 +91,16 @@ pub struct Container {
     no_new_privs: bool,
     user: bool,
     pub io: ContainerIo,
+    /// What carries it out, where the shim itself does not.
+    oci: Option<oci::Carrier>,
+}
+
+/// What a container that is not started waits at.
+#[derive(Debug)]
+enum Gate {
+    Link(Link),
+    /// `start` of the OCI runtime.
+    Oci,
 }
 
 /// The process's ends of its streams.
@@ -179,7 +190,7 @@ pub fn create(
     let container = Container {
         id: plan.id,
         child: launched.child,
-        link: Some(launched.link),
+        gate: Some(Gate::Link(launched.link)),
         exec_cgroups: plan
             .exec_cgroups
             .and_then(|where_| Some(exec::Cgroups::new(take(where_.dir)?, usize::from(where_.instead_of)))),
@@ -188,6 +199,7 @@ pub fn create(
         no_new_privs: command.process.no_new_privs,
         user: pod.maps.is_some(),
         io,
+        oci: None,
     };
     Ok((container, launched.warnings))
 }
@@ -247,13 +259,16 @@ fn inside<K: Guest>(
 
 impl Container {
     pub fn started(&self) -> bool {
-        self.link.is_none()
+        self.gate.is_none()
     }
 
     /// Lets it exec its command. An error leaves it ended.
     pub fn start(&mut self) -> Result<(), Failure> {
-        let Some(link) = self.link.take() else { return Ok(()) };
-        let started = link.go(self.child.pid);
+        let started = match (self.gate.take(), &self.oci) {
+            (None, _) => return Ok(()),
+            (Some(Gate::Link(link)), _) => link.go(self.child.pid),
+            (Some(Gate::Oci), carrier) => carrier.as_ref().map_or(Ok(()), |carrier| carrier.start(&self.id)),
+        };
         if started.is_err() {
             self.child.kill();
         }
@@ -286,6 +301,9 @@ impl Container {
         self.child.signal(libc::SIGKILL).ok();
         child::await_end(self.child.pidfd.as_fd(), Some(Instant::now() + child::KILL));
         self.reap(buffers);
+        if let Some(carrier) = &self.oci {
+            carrier.delete(&self.id);
+        }
     }
 
     /// Removes the cgroups of execs that have ended.

@@ -6,13 +6,15 @@ use std::time::Duration;
 use rustix::event::PollFlags;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use sandboxd_shim::plan::container::{ContainerPlan, ExecPlan, PidNs};
+use sandboxd_shim::plan::oci::{OciExecPlan, OciPlan};
 use sandboxd_shim::proto::{
     ContainerState, ExecVerb, Failure, Refusal, Reply, Request, Verb, Wanted as WantedStreams,
 };
 
 use super::{Event, trim};
+use crate::container::child::Child;
 use crate::container::exec::{self, Exec, Executed};
-use crate::container::{self, Container, Surroundings};
+use crate::container::{self, Container, Surroundings, oci};
 use crate::io::{Buffers, Streams, Wanted};
 
 /// Containers of a pod, and processes executed at a time: far beyond what a pod has, and an end to what a
@@ -23,7 +25,8 @@ const MAX_EXECS: usize = 4096;
 /// The pod as it is.
 #[derive(Debug)]
 pub struct Pod<'a> {
-    pub infra: BorrowedFd<'a>,
+    /// `None`: a shim that has no pod.
+    pub infra: Option<BorrowedFd<'a>>,
     /// Started, and not ended.
     pub alive: bool,
 }
@@ -150,10 +153,11 @@ impl Containers {
                 created
             }
             Request::Exec(plan) => {
-                let executed = self.execute(*plan, client);
+                let executed = self.execute(Asked::Shim(*plan), client);
                 trim();
                 executed
             }
+            Request::ExecOci(plan) => self.execute(Asked::Oci(*plan), client),
             Request::Container { id, verb } => self.verb(&id, &verb, fds, buffers),
             Request::Process { exec, verb } => self.exec_verb(exec, &verb),
             Request::Create(_)
@@ -161,6 +165,8 @@ impl Containers {
             | Request::State
             | Request::Kill
             | Request::SelfTest
+            | Request::Shm
+            | Request::CreateOci(_)
             | Request::Far { .. } => Err(Not::Refused(Refusal::Malformed)),
         };
         match answer {
@@ -170,10 +176,29 @@ impl Containers {
         }
     }
 
+    /// The one container of a shim that has no pod.
+    pub fn create_oci(&mut self, plan: OciPlan, fds: Vec<OwnedFd>) -> Result<Answer, Failure> {
+        let container = oci::create(plan, fds)?;
+        let pid = container.child.pid;
+        let pidfd = fcntl_dupfd_cloexec(&container.child.pidfd, 3);
+        self.all.push(container);
+        let reply = Reply::ContainerCreated { pid, warnings: Vec::new() };
+        Ok(Answer { reply, fds: pidfd.into_iter().collect() })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whether a pid is one that is waited for here.
+    pub fn has(&self, pid: i32) -> bool {
+        let waited_for = |child: &Child| child.pid == pid && child.ended.is_none();
+        self.all.iter().any(|container| waited_for(&container.child))
+            || self.execs.iter().any(|exec| waited_for(&exec.child))
+    }
+
     fn create(&mut self, pod: &Pod<'_>, plan: ContainerPlan, fds: Vec<OwnedFd>) -> Result<Answer, Not> {
-        if !pod.alive {
-            return Err(Not::Refused(Refusal::Ended));
-        }
+        let infra = pod.infra.filter(|_| pod.alive).ok_or(Not::Refused(Refusal::Ended))?;
         if self.all.iter().any(|known| known.id == plan.id) || self.all.len() == MAX_CONTAINERS {
             return Err(Not::Refused(Refusal::Exists));
         }
@@ -185,7 +210,7 @@ impl Containers {
             }
             PidNs::Pod | PidNs::New | PidNs::Node => None,
         };
-        let (container, warnings) = container::create(&self.pod, pod.infra, target, plan, fds)?;
+        let (container, warnings) = container::create(&self.pod, infra, target, plan, fds)?;
         let pid = container.child.pid;
         let pidfd = fcntl_dupfd_cloexec(&container.child.pidfd, 3);
         self.all.push(container);
@@ -268,8 +293,12 @@ impl Containers {
         Ok(only(Reply::Done))
     }
 
-    fn execute(&mut self, plan: ExecPlan, client: u64) -> Result<Answer, Not> {
-        let container = self.all.iter_mut().find(|known| known.id == plan.container);
+    fn execute(&mut self, asked: Asked, client: u64) -> Result<Answer, Not> {
+        let name = match &asked {
+            Asked::Shim(plan) => &plan.container,
+            Asked::Oci(plan) => &plan.container,
+        };
+        let container = self.all.iter().find(|known| known.id == *name);
         let container = container.ok_or(Not::Refused(Refusal::Unknown))?;
         if !container.started() {
             return Err(Not::Refused(Refusal::NotStarted));
@@ -279,7 +308,10 @@ impl Containers {
         }
         let id = self.next_exec;
         self.next_exec += 1;
-        let Executed { exec, streams, warnings } = exec::execute(&self.pod, container, plan, id, client)?;
+        let Executed { exec, streams, warnings } = match asked {
+            Asked::Shim(plan) => exec::execute(&self.pod, container, plan, id, client)?,
+            Asked::Oci(plan) => oci::execute(container, plan, id, client)?,
+        };
         let (which, streams) = listed(streams);
         let pid = exec.child.pid;
         let mut fds = Vec::from_iter(fcntl_dupfd_cloexec(&exec.child.pidfd, 3));
@@ -312,6 +344,12 @@ impl Containers {
         }
         Ok(only(Reply::Done))
     }
+}
+
+/// What to execute, by whom.
+enum Asked {
+    Shim(ExecPlan),
+    Oci(OciExecPlan),
 }
 
 /// Why there is no answer.

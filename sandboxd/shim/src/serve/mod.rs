@@ -14,13 +14,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use sandboxd_shim::plan::oci::OciPlan;
 use sandboxd_shim::plan::{Attrs, Plan, Source, SysfsKind};
 use sandboxd_shim::proto::{
-    Exit, ProtoError, Refusal, Reply, Request, SOCKET_NAME, decode, decode_any, encode,
+    Exit, Failure, ProtoError, Refusal, Reply, Request, SOCKET_NAME, decode, decode_any, encode,
 };
 use sandboxd_shim::wire::{self, Received};
 
-use crate::container::{Surroundings, child, stage};
+use crate::container::{Surroundings, child, oci, stage};
 use crate::infra::{self, Infra};
 use crate::io::{Buffers, Slot};
 use crate::kernel::{Kernel, Linux, here};
@@ -28,16 +29,18 @@ use crate::root;
 use crate::selftest;
 use crate::step::{Step, StepError};
 
-use containers::Containers;
+use containers::{Answer, Containers};
 
 /// Connections at a time: a daemon, and the next one while the first still lingers.
 const MAX_CLIENTS: usize = 4;
 
-/// A made pod.
+/// A made pod, or a container that an OCI runtime carries out.
 struct Made {
+    /// Of the pod.
     pod: String,
     sysfs: SysfsKind,
-    infra: Infra,
+    /// `None`: there is no pod here, only the container.
+    infra: Option<Infra>,
     listener: OwnedFd,
     containers: Containers,
 }
@@ -90,9 +93,15 @@ impl Shim {
                 made.containers.pump(*event, &mut self.buffers);
             }
             if events.iter().any(|event| matches!(event, Event::End)) {
-                made.infra.reap();
+                if let Some(infra) = &mut made.infra {
+                    infra.reap();
+                }
                 made.containers.reap(&mut self.buffers);
                 child::reap_strays();
+            }
+            if made.infra.is_none() {
+                let containers = &made.containers;
+                oci::reap_strangers(|pid| containers.has(pid));
             }
         }
         for event in events {
@@ -123,8 +132,8 @@ impl Shim {
         }
         if let Some(made) = &self.made {
             add(Event::Listener, made.listener.as_fd(), PollFlags::IN);
-            if made.infra.exit.is_none() {
-                add(Event::End, made.infra.pidfd.as_fd(), PollFlags::IN);
+            if let Some(infra) = made.infra.as_ref().filter(|infra| infra.exit.is_none()) {
+                add(Event::End, infra.pidfd.as_fd(), PollFlags::IN);
             }
             made.containers.interests(&mut add);
         }
@@ -192,11 +201,19 @@ impl Shim {
                 self.reply_with_pidfd(index, &reply)?;
                 if self.made.is_some() { Ok(()) } else { Err(End) }
             }
+            (Request::CreateOci(plan), None) => {
+                let answer = match self.create_oci(*plan, fds) {
+                    Ok(answer) => answer,
+                    Err(failure) => Answer { reply: Reply::NotDone(failure), fds: Vec::new() },
+                };
+                self.answer(index, &answer)?;
+                if self.made.is_some() { Ok(()) } else { Err(End) }
+            }
             (Request::SelfTest, None) => {
                 self.reply(index, &Reply::SelfTest(selftest::run()), &[])?;
                 Err(End)
             }
-            (Request::Create(_) | Request::SelfTest, Some(_)) => {
+            (Request::Create(_) | Request::CreateOci(_) | Request::SelfTest, Some(_)) => {
                 self.reply(index, &Reply::Refused(Refusal::AlreadyCreated), &[])
             }
             (Request::Kill, None) => {
@@ -205,16 +222,28 @@ impl Shim {
             }
             (Request::Far { .. }, _) => self.reply(index, &Reply::Refused(Refusal::Malformed), &[]),
             (_, None) => self.reply(index, &Reply::Refused(Refusal::NotCreated), &[]),
-            (Request::Start, Some(made)) => {
-                let refusal = if made.infra.exit.is_some() {
+            (request, Some(made)) => match &mut made.infra {
+                None => self.handle_oci(index, request, fds),
+                Some(_) => self.handle_pod(index, request, fds),
+            },
+        }
+    }
+
+    /// A request to the shim of a pod.
+    fn handle_pod(&mut self, index: u64, request: Request, fds: Vec<OwnedFd>) -> Result<(), End> {
+        let Some(made) = &mut self.made else { return Ok(()) };
+        let Some(infra) = &mut made.infra else { return Ok(()) };
+        match request {
+            Request::Start => {
+                let refusal = if infra.exit.is_some() {
                     Some(Refusal::Ended)
                 } else {
-                    made.infra.started().then_some(Refusal::AlreadyStarted)
+                    infra.started().then_some(Refusal::AlreadyStarted)
                 };
                 if let Some(refusal) = refusal {
                     return self.reply(index, &Reply::Refused(refusal), &[]);
                 }
-                match made.infra.start() {
+                match infra.start() {
                     Ok(()) => self.reply(index, &Reply::Started, &[]),
                     Err(failure) => {
                         self.reply(index, &Reply::Failed(failure), &[])?;
@@ -222,36 +251,73 @@ impl Shim {
                     }
                 }
             }
-            (Request::State, Some(made)) => {
+            Request::State => {
                 let state = Reply::State {
                     pod: made.pod.clone(),
-                    pid: made.infra.pid,
+                    pid: infra.pid,
                     sysfs: made.sysfs,
-                    started: made.infra.started(),
-                    exit: made.infra.exit,
+                    started: infra.started(),
+                    exit: infra.exit,
                 };
                 self.reply_with_pidfd(index, &state)
             }
-            (Request::Kill, Some(made)) => {
+            Request::Shm => {
+                let answer = match Linux.copy_mount(here(), stage::SHM, true) {
+                    Ok(copy) => Answer { reply: Reply::Done, fds: vec![copy] },
+                    Err(errno) => {
+                        let error = StepError { step: "copy the pod's shared memory".into(), errno };
+                        Answer { reply: Reply::NotDone(error.failure(None)), fds: Vec::new() }
+                    }
+                };
+                self.answer(index, &answer)
+            }
+            Request::Kill => {
                 made.containers.kill(&mut self.buffers);
-                let exit = made.infra.kill();
+                let exit = infra.kill();
                 self.reply(index, &Reply::Killed { exit }, &[])?;
                 Err(End)
             }
-            (request, Some(made)) => {
+            request => {
                 let pod = containers::Pod {
-                    infra: made.infra.pidfd.as_fd(),
-                    alive: made.infra.started() && made.infra.exit.is_none(),
+                    infra: Some(infra.pidfd.as_fd()),
+                    alive: infra.started() && infra.exit.is_none(),
                 };
                 let answer = made.containers.handle(&pod, index, request, fds, &mut self.buffers);
-                let fds: Vec<BorrowedFd<'_>> = answer.fds.iter().map(AsFd::as_fd).collect();
-                self.reply(index, &answer.reply, &fds)
+                self.answer(index, &answer)
             }
         }
     }
 
+    /// A request to the shim of a container.
+    fn handle_oci(&mut self, index: u64, request: Request, fds: Vec<OwnedFd>) -> Result<(), End> {
+        let Some(made) = &mut self.made else { return Ok(()) };
+        let pod = containers::Pod { infra: None, alive: false };
+        let answer = made.containers.handle(&pod, index, request, fds, &mut self.buffers);
+        let over = made.containers.is_empty();
+        self.answer(index, &answer)?;
+        if over { Err(End) } else { Ok(()) }
+    }
+
+    fn answer(&self, client: u64, answer: &Answer) -> Result<(), End> {
+        let fds: Vec<BorrowedFd<'_>> = answer.fds.iter().map(AsFd::as_fd).collect();
+        self.reply(client, &answer.reply, &fds)
+    }
+
+    fn create_oci(&mut self, plan: OciPlan, fds: Vec<OwnedFd>) -> Result<Answer, Failure> {
+        let settled = null_streams().and_then(|()| oci::settle());
+        settled.map_err(|error| error.failure(None))?;
+        let words = || format!("listen on {}/{SOCKET_NAME}", plan.dir);
+        let listener = listen(&plan.dir).and_then(|listener| Linux.change_dir("/").map(|()| listener));
+        let listener = listener.step(words).map_err(|error| error.failure(None))?;
+        let mut containers = Containers::new(Surroundings::default());
+        let answer = containers.create_oci(plan, fds)?;
+        let (pod, sysfs) = (String::new(), SysfsKind::None);
+        self.made = Some(Made { pod, sysfs, infra: None, listener, containers });
+        Ok(answer)
+    }
+
     fn reply_with_pidfd(&self, client: u64, reply: &Reply) -> Result<(), End> {
-        let pidfd = self.made.as_ref().map(|made| made.infra.pidfd.as_fd());
+        let pidfd = self.made.as_ref().and_then(|made| made.infra.as_ref()).map(|infra| infra.pidfd.as_fd());
         self.reply(client, reply, pidfd.as_slice())
     }
 
@@ -281,7 +347,7 @@ impl Shim {
                 let pid = infra.pid;
                 let containers = Containers::new(Surroundings::of(plan));
                 let (pod, sysfs) = (plan.pod.clone(), plan.sysfs);
-                self.made = Some(Made { pod, sysfs, infra, listener, containers });
+                self.made = Some(Made { pod, sysfs, infra: Some(infra), listener, containers });
                 Reply::Created { pid, warnings }
             }
             Err(failure) => Reply::Failed(failure),
@@ -318,6 +384,12 @@ fn prepare(plan: &Plan, fds: &[OwnedFd]) -> Result<OwnedFd, StepError> {
     root::leave_host(&Linux)?;
     let listener = listen(&plan.dir).step(|| format!("listen on {}/{SOCKET_NAME}", plan.dir))?;
     root::enter(&Linux, &plan.devices, &host_mounts(plan, fds)?)?;
+    null_streams()?;
+    Ok(listener)
+}
+
+/// /dev/null on the standard streams.
+fn null_streams() -> Result<(), StepError> {
     let null = Linux.open(here(), "/dev/null", true).step(|| "open /dev/null".into())?;
     for stream in 0..=2 {
         // SAFETY: takes no pointers; 0 was taken over as the daemon's connection and moved away by `main`.
@@ -325,7 +397,7 @@ fn prepare(plan: &Plan, fds: &[OwnedFd]) -> Result<OwnedFd, StepError> {
             return Err(Errno::BADF).step(|| "put /dev/null on the standard streams".into());
         }
     }
-    Ok(listener)
+    Ok(())
 }
 
 /// Binds in the shim's copy of the host's mounts, so that the socket keeps no mount of the host busy, and by a

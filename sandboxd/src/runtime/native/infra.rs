@@ -140,6 +140,15 @@ impl Infra for NativeInfra {
         self.link.exit().map_or(Exit::Unknown, of_proto)
     }
 
+    async fn shm(&self) -> Result<OwnedFd, RuntimeError> {
+        let mut answer = self.link.call(&Request::Shm, &[], STATE).await?;
+        match (answer.reply, answer.fds.pop()) {
+            (Reply::Done, Some(shm)) => Ok(shm),
+            (Reply::NotDone(failure), _) => Err(super::failure(failure)),
+            (other, _) => Err(problem(format!("answered Shm with {other:?}"))),
+        }
+    }
+
     async fn create_container(&self, plan: TaskPlan) -> Result<Arc<dyn Task>, RuntimeError> {
         let task = NativeTask::create(&self.link, plan, self.namespace(NsKind::User)?).await?;
         Ok(Arc::new(task))

@@ -13,14 +13,14 @@
 //! the moment it exists, so pods that are made at the same time inherit nothing of each other.
 
 mod cgroups;
-mod container;
+pub(super) mod container;
 mod infra;
-mod link;
+pub(super) mod link;
 mod mounts;
-mod plan;
-mod process;
-mod spawn;
-mod task;
+pub(super) mod plan;
+pub(super) mod process;
+pub(super) mod spawn;
+pub(super) mod task;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -96,6 +96,12 @@ impl NativeRuntime {
         if !warnings.is_empty() {
             self.warned.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// The shim's binary.
+    #[must_use]
+    pub fn shim(&self) -> &Path {
+        &self.shim
     }
 
     /// What the self-test found: each failure as one line of words.
@@ -199,7 +205,7 @@ fn errno(failure: &Failure) -> std::io::Error {
 }
 
 /// A failure in a container, or in the shim on its behalf.
-fn container_failure(failure: Failure) -> RuntimeError {
+pub(super) fn container_failure(failure: Failure) -> RuntimeError {
     if failure.errno == SAID {
         return RuntimeError::Command { message: failure.step };
     }

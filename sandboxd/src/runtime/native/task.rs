@@ -98,7 +98,8 @@ impl NativeTask {
         }
     }
 
-    fn new(link: &Arc<Link>, id: &ContainerId, pid: i32, pidfd: OwnedFd) -> Result<Self, RuntimeError> {
+    /// One that was made.
+    pub fn new(link: &Arc<Link>, id: &ContainerId, pid: i32, pidfd: OwnedFd) -> Result<Self, RuntimeError> {
         let process = link::watch(pidfd, Interest::READABLE).map_err(|source| RuntimeError::Io {
             action: "watching the container's process".into(),
             source,
