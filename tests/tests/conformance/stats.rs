@@ -1,6 +1,7 @@
 //! Figures, metrics and events of containers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -32,7 +33,9 @@ fn number(value: Option<UInt64Value>) -> Result<u64> {
 // cri: MemoryUsage.available_bytes, MemoryUsage.usage_bytes, MemoryUsage.rss_bytes, MemoryUsage.page_faults
 // cri: MemoryUsage.major_page_faults, FilesystemUsage.timestamp, FilesystemUsage.fs_id
 // cri: FilesystemUsage.used_bytes, FilesystemUsage.inodes_used, FilesystemIdentifier.mountpoint
-// cri: SwapUsage.timestamp, SwapUsage.swap_usage_bytes
+// cri: SwapUsage.timestamp, SwapUsage.swap_usage_bytes, ContainerStats.io, IoUsage.timestamp, IoUsage.psi
+// cri: CpuUsage.psi, MemoryUsage.psi, PsiStats.Some, PsiStats.Full, PsiData.Total, PsiData.Avg10
+// cri: PsiData.Avg60, PsiData.Avg300
 #[test]
 fn a_containers_figures_are_its_own() {
     both(async |stage| {
@@ -60,14 +63,29 @@ fn a_containers_figures_are_its_own() {
         let (total, rate) = (number(cpu.usage_core_nano_seconds)?, number(cpu.usage_nano_cores)?);
         ensure!(cpu.timestamp > 1_600_000_000_000_000_000, "{cpu:?}");
         ensure!(total > 50_000_000 && rate > 20_000_000, "a busy loop: {cpu:?}");
+        // Pressure is the kernel's to tell, on a cgroup2 alone or beside v1.
+        if ["unified/", ""].iter().any(|dir| Path::new(&format!("/sys/fs/cgroup/{dir}cpu.pressure")).exists())
+        {
+            let psi = cpu.psi.as_ref().context("no pressure of the CPU")?;
+            let (some, full) = (psi.some.context("no \"some\"")?, psi.full.context("no \"full\"")?);
+            ensure!(
+                some.total >= full.total && some.avg10 >= 0.0 && some.avg300 <= 100.0,
+                "{some:?} {full:?}"
+            );
+            ensure!(of_busy.io.as_ref().is_some_and(|io| io.psi.is_some()), "no pressure of I/O");
+        }
+        if let Some(swap) = &of_busy.swap {
+            ensure!(number(swap.swap_usage_bytes)? < limit && swap.timestamp > 0, "{swap:?}");
+        }
         let memory = of_busy.memory.context("no memory")?;
+        ensure!(memory.psi.is_some() == cpu.psi.is_some(), "{memory:?}");
         let (usage, set) = (number(memory.usage_bytes)?, number(memory.working_set_bytes)?);
         ensure!(set <= usage && number(memory.rss_bytes)? <= usage && usage < limit, "{memory:?}");
         ensure!(number(memory.available_bytes)? == limit - set, "{memory:?}");
         ensure!(number(memory.page_faults)? > 0 && memory.major_page_faults.is_some(), "{memory:?}");
         let layer = of_busy.writable_layer.context("no writable layer")?;
         let mountpoint = layer.fs_id.clone().context("no file system")?.mountpoint;
-        ensure!(std::path::Path::new(&mountpoint).is_dir(), "{mountpoint}");
+        ensure!(Path::new(&mountpoint).is_dir(), "{mountpoint}");
         // upper, one, d, two, done; and whatever the runtime made for its mounts.
         let (bytes, inodes) = (number(layer.used_bytes)?, number(layer.inodes_used)?);
         ensure!((2 << 20..4 << 20).contains(&bytes) && (5..50).contains(&inodes), "{layer:?}");

@@ -23,6 +23,15 @@ fn by_id(id: &str) -> PodSandboxStatsRequest {
     PodSandboxStatsRequest { pod_sandbox_id: id.to_owned() }
 }
 
+// cri: PodSandboxStats, PodSandboxStatsRequest.pod_sandbox_id, PodSandboxStatsResponse.stats
+// cri: PodSandboxStats.attributes, PodSandboxStats.linux, PodSandboxAttributes.id, PodSandboxAttributes.metadata
+// cri: PodSandboxAttributes.labels, PodSandboxAttributes.annotations, LinuxPodSandboxStats.cpu
+// cri: LinuxPodSandboxStats.memory, LinuxPodSandboxStats.network, ProcessUsage.timestamp, LinuxPodSandboxStats.io
+// cri: NetworkUsage.timestamp, NetworkUsage.default_interface, NetworkInterfaceUsage.name
+// cri: NetworkInterfaceUsage.rx_bytes, NetworkInterfaceUsage.rx_errors, NetworkInterfaceUsage.tx_bytes
+// cri: NetworkInterfaceUsage.tx_errors, ListPodSandboxStats, ListPodSandboxStatsRequest.filter
+// cri: ListPodSandboxStatsResponse.stats, PodSandboxStatsFilter.id, PodSandboxStatsFilter.label_selector
+// cri: StreamPodSandboxStats, StreamPodSandboxStatsRequest.filter, StreamPodSandboxStatsResponse.pod_sandbox_stats
 #[test]
 fn a_pods_figures_are_read_and_filtered() {
     E2e::default().run(async |node| {
@@ -112,6 +121,7 @@ async fn gathered<M, T>(mut stream: Streaming<M>, items: impl Fn(M) -> Vec<T>) -
     Ok(all)
 }
 
+// cri: StreamPodSandboxMetrics, StreamPodSandboxMetricsResponse.pod_sandbox_metrics
 #[test]
 fn metrics_have_the_labels_that_were_announced() {
     E2e::default().run(async |node| {
@@ -204,6 +214,8 @@ async fn cgroup_file(cri: &Cri, id: &str, controller: &str, file: &str) -> Resul
     Ok(path)
 }
 
+// cri: UpdatePodSandboxResources, UpdatePodSandboxResourcesRequest.pod_sandbox_id
+// cri: UpdatePodSandboxResourcesRequest.resources
 #[test]
 fn a_pods_limits_change_all_together_or_not_at_all() {
     E2e::default().run(async |node| {
