@@ -3,6 +3,7 @@
 
 mod command;
 mod exec_sync;
+mod images;
 mod life;
 mod logs;
 mod mounts;

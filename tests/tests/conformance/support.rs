@@ -32,7 +32,7 @@ impl Stage<'_> {
 }
 
 /// The image that tests run: busybox with a few users.
-pub const IMAGE: &str = "sandboxd.test/busybox:1";
+pub const IMAGE: &str = sandboxd_tests::image::BUSYBOX;
 
 /// Runs a test twice, each time on a node of its own: in a pod with a user namespace and in one without.
 pub fn both(test: impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
@@ -63,7 +63,8 @@ fn in_pod(userns: bool, test: &impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
 pub async fn load(node: &mut Node) -> Result<()> {
     node.terminate_daemon().await?;
     let images = sandboxd_image::Images::open(&node.path("root/images"), Default::default())?;
-    images.import("/tmp/busybox.tar".as_ref(), None).await?;
+    let archive = sandboxd_tests::image::busybox(&node.path(""))?;
+    images.import(&archive, None).await?;
     drop(images);
     node.spawn().await
 }
