@@ -125,6 +125,26 @@ impl Node {
         command
     }
 
+    /// A command of `sandboxd` to this node's running daemon.
+    #[must_use]
+    pub fn sandboxd(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--cri-socket").arg(self.cri_socket());
+        command.arg("--console-socket").arg(self.console_socket());
+        command
+    }
+
+    /// Brings an image archive into the running daemon.
+    ///
+    /// # Errors
+    /// What `sandboxd image import` says.
+    pub fn import(&self, archive: &Path) -> Result<()> {
+        let output = self.sandboxd(&["image", "import"]).arg(archive).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "importing {}: {said}", archive.display());
+        Ok(())
+    }
+
     /// Starts the daemon (again) and waits until it serves.
     ///
     /// # Errors

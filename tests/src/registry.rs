@@ -1,157 +1,256 @@
-//! A registry on loopback: Debian's `docker-registry`, with htpasswd and TLS where a test wants them.
+//! A registry of a test's own: the real `docker-registry` on a loopback port.
 
-use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const START_PATIENCE: Duration = Duration::from_secs(15);
 
-/// The tools that [`Registry`] runs.
-pub const TOOLS: [&str; 4] = ["docker-registry", "skopeo", "htpasswd", "openssl"];
+/// Ports that may be taken between being found free and being used.
+const ATTEMPTS: u32 = 5;
 
-/// How a registry is protected.
+/// How it is served.
 #[derive(Debug, Clone, Default)]
-pub struct Protection {
-    /// Name and password, without which it answers 401.
+pub struct Options {
+    /// User and password it asks for.
     pub user: Option<(String, String)>,
-    /// A certificate of an authority made for this registry, instead of plain http.
+    /// HTTPS, with a certificate of [`Registry::ca`] for 127.0.0.1 and localhost.
     pub tls: bool,
+    /// HTTPS, and clients must show a certificate of the same CA: [`Registry::client_pair`].
+    pub client_certificates: bool,
 }
 
-/// A running registry; it ends, and its files go, when this is dropped.
+/// A running registry. It ends, and its storage goes, when this is dropped.
 #[derive(Debug)]
 pub struct Registry {
-    server: Child,
+    child: Child,
+    dir: TempDir,
     port: u16,
-    protection: Protection,
-    dir: tempfile::TempDir,
+    options: Options,
 }
 
 impl Registry {
-    /// # Errors
-    /// When a tool is missing, or it does not come up: with its log.
-    pub fn start(protection: Protection) -> Result<Self> {
-        let dir = tempfile::tempdir().context("a directory for the registry")?;
-        let path = |name: &str| dir.path().join(name);
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut text = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
-            path("data").display()
-        );
-        if protection.tls {
-            certificates(dir.path())?;
-            let (cert, key) = (path("server.pem"), path("server.key"));
-            text += &format!("  tls:\n    certificate: {}\n    key: {}\n", cert.display(), key.display());
-        }
-        if let Some((user, password)) = &protection.user {
-            let line = output(Command::new("htpasswd").args(["-Bbn", user, password]))?;
-            fs::write(path("htpasswd"), line)?;
-            text +=
-                &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", path("htpasswd").display());
-        }
-        fs::write(path("config.yml"), text)?;
-        let log = File::create(path("log"))?;
-        let server = Command::new("docker-registry")
-            .arg("serve")
-            .arg(path("config.yml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("starting docker-registry")?;
-        let mut this = Self { server, port, protection, dir };
-        this.wait()?;
-        Ok(this)
-    }
-
-    fn wait(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            let ended = self.server.try_wait()?;
-            if ended.is_some() || Instant::now() > deadline {
-                let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-                bail!("docker-registry does not listen ({ended:?}): {log}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
-    }
-
-    /// "localhost:PORT"
+    /// Why no registry can be run here; `None` where it can.
     #[must_use]
-    pub fn domain(&self) -> String {
-        format!("localhost:{}", self.port)
+    pub fn missing() -> Option<String> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let has = |tool: &&&str| std::env::split_paths(&path).any(|dir| dir.join(tool).exists());
+        let tools = ["docker-registry", "skopeo", "openssl", "htpasswd"];
+        tools.iter().find(|tool| !has(tool)).map(|tool| format!("no {tool}"))
     }
 
-    /// Pushes all of an OCI layout's tag "1" as `name`.
+    /// Starts one and waits until it answers.
     ///
     /// # Errors
-    /// When skopeo fails: with what it says.
-    pub fn push(&self, layout: &Path, name: &str) -> Result<()> {
+    /// When `docker-registry` is missing or does not come up: with its log.
+    pub fn start(options: Options) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        if options.tls || options.client_certificates {
+            certificates(dir.path())?;
+        }
+        if let Some((user, password)) = &options.user {
+            fs::write(dir.path().join("htpasswd"), htpasswd(user, password)?)?;
+        }
+        for _ in 0..ATTEMPTS {
+            let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+            let mut child = spawn(dir.path(), port, &options)?;
+            if answers(&mut child, port)? {
+                return Ok(Self { child, dir, port, options });
+            }
+            let _ = child.kill();
+            child.wait()?;
+        }
+        bail!("no registry comes up:\n{}", fs::read_to_string(dir.path().join("log")).unwrap_or_default())
+    }
+
+    /// "127.0.0.1:PORT", as references have it.
+    #[must_use]
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// "http://127.0.0.1:PORT" or "https://…".
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.options.tls || self.options.client_certificates { "https" } else { "http" };
+        format!("{scheme}://{}", self.host())
+    }
+
+    /// The certificate of the CA, PEM.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// A client's certificate and key, PEM.
+    #[must_use]
+    pub fn client_pair(&self) -> (PathBuf, PathBuf) {
+        (self.dir.path().join("client.pem"), self.dir.path().join("client.key"))
+    }
+
+    /// Pushes the image of an OCI archive as "repository:tag"; the whole reference.
+    ///
+    /// # Errors
+    /// What `skopeo` says.
+    pub fn push(&self, archive: &Path, name: &str) -> Result<String> {
+        let reference = format!("{}/{name}", self.host());
         let mut command = Command::new("skopeo");
-        command.args(["copy", "--quiet", "--all", "--dest-tls-verify=false"]);
-        if let Some((user, password)) = &self.protection.user {
-            command.arg(format!("--dest-creds={user}:{password}"));
+        command.args(["--insecure-policy", "copy", "--quiet", "--preserve-digests"]);
+        if self.options.client_certificates {
+            // What skopeo takes for a client's certificate has this ending.
+            let certs = self.dir.path().join("skopeo");
+            fs::create_dir_all(&certs)?;
+            let (cert, key) = self.client_pair();
+            fs::copy(self.ca(), certs.join("ca.crt"))?;
+            fs::copy(cert, certs.join("client.cert"))?;
+            fs::copy(key, certs.join("client.key"))?;
+            command.arg("--dest-cert-dir").arg(certs);
+        } else {
+            command.arg("--dest-tls-verify=false");
         }
-        command.arg(format!("oci:{}:1", layout.display()));
-        command.arg(format!("docker://{}/{name}", self.domain()));
-        output(&mut command).map(drop)
-    }
-
-    /// A directory for `image.registry_config_dir`, in which this registry's authority is known.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn config_dir(&self) -> Result<PathBuf> {
-        let dir = self.dir.path().join("certs.d");
-        let own = dir.join(self.domain());
-        fs::create_dir_all(&own)?;
-        let scheme = if self.protection.tls { "https" } else { "http" };
-        let mut text = format!("server = \"{scheme}://{}\"\n", self.domain());
-        if self.protection.tls {
-            text += &format!("ca = {:?}\n", self.dir.path().join("ca.pem"));
+        if let Some((user, password)) = &self.options.user {
+            command.arg("--dest-creds").arg(format!("{user}:{password}"));
         }
-        fs::write(own.join("hosts.toml"), text)?;
-        Ok(dir)
+        command.arg(format!("oci-archive:{}", archive.display())).arg(format!("docker://{reference}"));
+        run(&mut command)?;
+        Ok(reference)
     }
 }
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-/// ca.pem, and server.pem with server.key for localhost.
-fn certificates(dir: &Path) -> Result<()> {
+fn spawn(dir: &Path, port: u16, options: &Options) -> Result<Child> {
     let path = |name: &str| dir.join(name).display().to_string();
-    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let mut authority = Command::new("openssl");
-    authority.args(["req", "-x509", "-days", "2", "-subj", "/CN=test authority"]).args(key);
-    authority.args(["-addext", "basicConstraints=critical,CA:TRUE"]);
-    output(authority.args(["-keyout", &path("ca.key"), "-out", &path("ca.pem")]))?;
-    let mut request = Command::new("openssl");
-    request.args(["req", "-subj", "/CN=localhost"]).args(key);
-    output(request.args(["-keyout", &path("server.key"), "-out", &path("server.csr")]))?;
-    fs::write(
-        dir.join("extensions"),
-        "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n",
-    )?;
-    let mut sign = Command::new("openssl");
-    sign.args(["x509", "-req", "-days", "2", "-CAcreateserial", "-in", &path("server.csr")]);
-    sign.args(["-CA", &path("ca.pem"), "-CAkey", &path("ca.key"), "-extfile", &path("extensions")]);
-    output(sign.args(["-out", &path("server.pem")])).map(drop)
+    let mut config = format!(
+        "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    \
+         enabled: true\nhttp:\n  addr: 127.0.0.1:{port}\n  secret: test\n",
+        path("storage")
+    );
+    if options.tls || options.client_certificates {
+        config +=
+            &format!("  tls:\n    certificate: {}\n    key: {}\n", path("server.pem"), path("server.key"));
+    }
+    if options.client_certificates {
+        config += &format!("    clientcas:\n      - {}\n", path("ca.pem"));
+    }
+    if options.user.is_some() {
+        config += &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", path("htpasswd"));
+    }
+    let file = dir.join("config.yml");
+    fs::write(&file, config)?;
+    let log = fs::File::create(dir.join("log"))?;
+    Command::new("docker-registry")
+        .arg("serve")
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("starting docker-registry")
 }
 
-/// What a tool prints.
-fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let done = command.output().with_context(|| format!("running {name}: is it installed?"))?;
-    ensure!(done.status.success(), "{name} failed: {}", String::from_utf8_lossy(&done.stderr));
-    Ok(done.stdout)
+/// Waits until the port is served; no when the registry ends before.
+fn answers(child: &mut Child, port: u16) -> Result<bool> {
+    let end = Instant::now() + START_PATIENCE;
+    while Instant::now() < end {
+        if child.try_wait()?.is_some() {
+            return Ok(false);
+        }
+        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(false)
+}
+
+fn htpasswd(user: &str, password: &str) -> Result<Vec<u8>> {
+    let output = Command::new("htpasswd").args(["-Bbn", user, password]).output().context("htpasswd")?;
+    ensure!(output.status.success(), "htpasswd: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(output.stdout)
+}
+
+/// A CA, and certificates of it for the server and for a client.
+fn certificates(dir: &Path) -> Result<()> {
+    let ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let openssl = |args: &[&str]| run(Command::new("openssl").current_dir(dir).args(args));
+    let ca = ["-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test CA", "-days", "2"];
+    openssl(&[&["req", "-x509"], &ec[..], &ca[..]].concat())?;
+    for (name, extension) in [
+        ("server", "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth\n"),
+        ("client", "extendedKeyUsage=clientAuth\n"),
+    ] {
+        let (key, csr, pem, ext) =
+            (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"), format!("{name}.ext"));
+        fs::write(dir.join(&ext), extension)?;
+        let request = ["-keyout", &key, "-out", &csr, "-subj", &format!("/CN={name}")];
+        openssl(&[&["req"], &ec[..], &request[..]].concat())?;
+        openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &csr,
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-out",
+            &pem,
+            "-days",
+            "2",
+            "-extfile",
+            &ext,
+        ])?;
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("running {:?}", command.get_program()))?;
+    ensure!(
+        output.status.success(),
+        "{:?} ended with {}: {}",
+        command.get_program(),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::busybox;
+
+    #[test]
+    fn takes_a_push_in_every_form() {
+        if let Some(reason) = Registry::missing() {
+            eprintln!("SKIPPED: {reason}");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let archive = dir.path().join("busybox.tar");
+        busybox().unwrap().write(&archive).unwrap();
+        let user = Some(("user".to_owned(), "secret".to_owned()));
+        for options in [
+            Options::default(),
+            Options { user, tls: true, ..Options::default() },
+            Options { client_certificates: true, ..Options::default() },
+        ] {
+            let registry = Registry::start(options).unwrap();
+            let reference = registry.push(&archive, "test/busybox:1").unwrap();
+            assert!(reference.ends_with("/test/busybox:1"), "{reference}");
+        }
+    }
 }

@@ -111,6 +111,7 @@ impl Daemon {
         let sources = Arc::new(Sources {
             node: node::facts(&cgroups, &host, &native),
             pods: Arc::clone(&pods),
+            containers: Arc::clone(&containers),
             observer: observer.clone(),
             network: Arc::clone(&network),
             config: config.clone(),
@@ -118,8 +119,7 @@ impl Daemon {
         let node =
             Node::new(&config, reports(&config, &native), Arc::clone(&network), &cgroups, observer, &native);
         let targets = NodeTargets { pods: Arc::clone(&pods), containers: Arc::clone(&containers) };
-        let (streaming, streams) =
-            Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
+        let (streaming, streams) = Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
         let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
             .with_images(image_room.clone())
             .with_containers(Arc::new(Arc::clone(&containers)))

@@ -131,6 +131,10 @@ impl Registry {
             if !able {
                 continue;
             }
+            // It speaks TLS: to go on without would be to give up what its certificate stands for.
+            if host.endpoint.is_fallback() && failed.of_tls() {
+                break;
+            }
             match self.document(host, &what, &format!("manifests/{object}"), &headers, limit).await {
                 Ok(document) => {
                     self.preferred.store(index, Ordering::Relaxed);
@@ -172,10 +176,13 @@ impl Registry {
 
     /// The hosts a blob may be asked of, in this order.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = usize> + use<> {
-        let preferred = self.preferred.load(Ordering::Relaxed);
-        let able: Vec<_> = self.hosts.iter().map(|host| host.endpoint.pull).collect();
-        let rest = (0..able.len()).filter(move |&index| index != preferred);
-        std::iter::once(preferred).chain(rest).filter(move |&index| able.get(index) == Some(&true))
+        let answered = self.preferred.load(Ordering::Relaxed);
+        let able = self.hosts.iter().enumerate().filter(|(_, host)| host.endpoint.pull);
+        // Those before it were asked as well, unless they may not resolve.
+        let (failed, rest): (Vec<_>, Vec<_>) =
+            able.partition(|(index, host)| *index < answered && host.endpoint.resolve);
+        let order: Vec<_> = rest.into_iter().chain(failed).map(|(index, _)| index).collect();
+        order.into_iter()
     }
 
     /// Tries of one blob at one host.
@@ -664,6 +671,14 @@ impl Failures {
     fn add(&mut self, error: RegistryError, endpoint: &Endpoint) {
         tracing::debug!(host = endpoint.authority(), error = %crate::error::chain(&error), "asking the next host");
         self.0.push(error);
+    }
+
+    /// Whether the last host could not agree on TLS.
+    fn of_tls(&self) -> bool {
+        let last = self.0.last();
+        last.is_some_and(|e| {
+            matches!(e, RegistryError::Unavailable { cause: Cause::Transport { tls: true, .. }, .. })
+        })
     }
 
     /// The error to tell. The registry is asked last and its word counts; but of a loopback registry asked over

@@ -46,9 +46,10 @@ pub enum RegistryError {
 /// Why nothing usable came.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
-    /// `settled`: nobody is there, or TLS cannot be agreed on; that stays so for a while.
+    /// `settled`: nobody is there, or TLS cannot be agreed on; that stays so for a while. `tls`: the host does
+    /// speak TLS, and that was not to our, or its, liking.
     #[error("{text}")]
-    Transport { text: String, settled: bool },
+    Transport { text: String, settled: bool, tls: bool },
     #[error("status {status}: {detail}")]
     Status { status: u16, detail: String },
     #[error("too many requests; it asks to wait {}", after.map_or_else(|| "a while".to_owned(), |a| format!("{a:?}")))]
@@ -69,7 +70,20 @@ impl RegistryError {
 /// An error of the HTTP library and its causes, without the URL: that may carry a signature.
 pub(super) fn transport(error: reqwest::Error) -> Cause {
     let error = error.without_url();
-    Cause::Transport { text: crate::error::chain(&error), settled: is_settled(&error) }
+    let tls = of_tls(&error).is_some_and(|e| !matches!(e, rustls::Error::InvalidMessage(_)));
+    Cause::Transport { text: crate::error::chain(&error), settled: is_settled(&error), tls }
+}
+
+/// What the TLS library said, where it did.
+fn of_tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(error) = error.downcast_ref() {
+        return Some(error);
+    }
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match inner {
+        Some(inner) => of_tls(inner),
+        None => error.source().and_then(of_tls),
+    }
 }
 
 fn is_settled(error: &(dyn std::error::Error + 'static)) -> bool {

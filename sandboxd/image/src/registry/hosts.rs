@@ -134,6 +134,8 @@ impl Hosts {
                 let _ = endpoint.base.set_scheme("http");
                 endpoint.plain_chosen = true;
             }
+            // One on this machine was there twice, for https as well.
+            found.dedup_by(|b, a| !a.is_mirror && !b.is_mirror && a.base == b.base);
         }
         Ok(found)
     }
@@ -188,6 +190,11 @@ impl Endpoint {
     /// Somewhere no configuration is about.
     pub(crate) fn at(base: Url) -> Self {
         Self::new(base, true)
+    }
+
+    /// Plain http to this machine that nobody asked for by name.
+    pub(crate) fn is_fallback(&self) -> bool {
+        !self.is_mirror && !self.plain_chosen && self.base.scheme() == "http"
     }
 
     /// "registry.example:5000"
@@ -407,6 +414,8 @@ mod tests {
         assert_eq!(bases(&of("[::1]:5000")), ["https://[::1]:5000/v2", "http://[::1]:5000/v2"]);
         let plain = hosts.endpoints("registry.example", true).expect("defaults");
         assert_eq!(bases(&plain), ["http://registry.example/v2"]);
+        let plain = hosts.endpoints("localhost:5000", true).expect("defaults");
+        assert_eq!(bases(&plain), ["http://localhost:5000/v2"]);
     }
 
     #[test]
