@@ -106,6 +106,9 @@ impl Daemon {
             state: config.state.clone(),
         })?;
         containers.recover().await?;
+        // The containers have taken their layers again; what nobody took is what a crash left.
+        let store = Arc::clone(&images);
+        drop(tokio::task::spawn_blocking(move || store.collect()));
         let known = Arc::new(Known::new(Arc::clone(&containers)));
 
         let sources = Arc::new(Sources {
