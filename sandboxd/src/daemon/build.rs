@@ -110,8 +110,7 @@ impl Daemon {
             network: Arc::clone(&network),
             config: config.clone(),
         });
-        let node =
-            Node::new(&config, reported, Arc::clone(&network), &cgroups, observer, &native);
+        let node = Node::new(&config, reported, Arc::clone(&network), &cgroups, observer, &native);
         let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
             .with_containers(Arc::new(Arc::clone(&containers)))
             .with_stats(Stats::new(cgroups, Arc::clone(&known) as _))

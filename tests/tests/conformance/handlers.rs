@@ -111,7 +111,10 @@ fn runc_goes_on_after_kill_minus_nine_of_the_daemon() {
     both_on_runc(async |stage| {
         let id = stage
             .kube
-            .run(&stage.pod, stage.container("on").sh("trap 'exit 5' USR2; while :; do echo x; sleep 0.05; done"))
+            .run(
+                &stage.pod,
+                stage.container("on").sh("trap 'exit 5' USR2; while :; do echo x; sleep 0.05; done"),
+            )
             .await?;
         stage.kube.asked(&id, &["true"]).await?;
         stage.node.kill_daemon()?;
@@ -175,7 +178,8 @@ fn handlers_report_what_they_can() {
         load(node).await?;
         let kube = Kube::connect(node).await?;
         let status = kube.runtime.clone().status(StatusRequest { verbose: false }).await?.into_inner();
-        let of = |name: &str| status.runtime_handlers.iter().find(|h| h.name == name).and_then(|h| h.features);
+        let of =
+            |name: &str| status.runtime_handlers.iter().find(|h| h.name == name).and_then(|h| h.features);
         let runc = of("runc").context("no runc")?;
         let native = of("native").context("no native")?;
         ensure!(runc.user_namespaces == native.user_namespaces, "{runc:?} {native:?}");

@@ -63,7 +63,11 @@ pub fn make(line: &Line, dir: &Path, plan: TaskPlan, pod: Pod) -> Result<Bundle,
     for (index, source) in plan.sources {
         let path = attach(format!("mount-{index}"), source)?;
         if let Some(mount) = mounts.get_mut(index) {
-            mount.set_typ(Some("bind".into())).set_source(Some(path)).set_uid_mappings(None).set_gid_mappings(None);
+            mount
+                .set_typ(Some("bind".into()))
+                .set_source(Some(path))
+                .set_uid_mappings(None)
+                .set_gid_mappings(None);
         }
     }
     if let Some(shm) = pod.shm {
@@ -78,9 +82,8 @@ pub fn make(line: &Line, dir: &Path, plan: TaskPlan, pod: Pod) -> Result<Bundle,
     let mut namespaces = linux.namespaces().clone().unwrap_or_default();
     for (kind, namespace) in pod.joined {
         let words = || format!("copying the pod's {} namespace", kind.name());
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let copy = open_tree(namespace.as_fd(), "", flags).map_err(|errno| io(words(), errno))?;
         let path = attach(format!("ns-{}", kind.name()), copy)?;
         let Some(typ) = oci_kind(kind) else { continue };

@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn only_what_is_said_is_reported() {
-        let runc = r#"{"ociVersionMin":"1.0.0","mountOptions":["ro","rro"],"linux":{"namespaces":["pid","user"]}}"#;
+        let runc =
+            r#"{"ociVersionMin":"1.0.0","mountOptions":["ro","rro"],"linux":{"namespaces":["pid","user"]}}"#;
         let found = judge("runc".into(), runc);
         assert!(found.user_namespaces && found.recursive_read_only && found.lacking.is_empty());
         let found = judge("old".into(), r#"{"mountOptions":["ro"]}"#);
