@@ -45,6 +45,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const LOG_BYTES: usize = 8 * 1024;
 const LOG: &str = "log.json";
 const PID: &str = "pid";
+/// The root file system, under the stage.
+const ROOT: &str = "rootfs";
 const CONSOLE: &str = "console.sock";
 /// What hooks and helpers of the runtime find programs in.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -54,6 +56,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub struct Carrier {
     runtime: OciRuntime,
     dir: PathBuf,
+    stage: String,
     runs: Cell<u32>,
 }
 
@@ -77,7 +80,8 @@ pub fn create(plan: OciPlan, fds: Vec<OwnedFd>) -> Result<Container, Failure> {
     let streams = || "make the container's streams".to_owned();
     let settings = Settings { stdin: plan.stdin, stdin_once: plan.stdin_once, tty: plan.terminal, log };
     let (mut io, theirs) = ContainerIo::new(settings).step(streams).map_err(outside)?;
-    let carrier = Carrier { runtime: plan.runtime, dir: plan.dir.into(), runs: Cell::new(0) };
+    let carrier =
+        Carrier { runtime: plan.runtime, dir: plan.dir.into(), stage: plan.stage, runs: Cell::new(0) };
     let console = carrier.console(plan.terminal, CONSOLE).map_err(outside)?;
     let mut command = carrier.command();
     command.arg("create").arg("--bundle").arg(&carrier.dir).args(["--pid-file", PID]);
@@ -86,7 +90,7 @@ pub fn create(plan: OciPlan, fds: Vec<OwnedFd>) -> Result<Container, Failure> {
     }
     command.arg(&plan.id);
     streams_of(&mut command, theirs);
-    let stage = plan.stage.clone();
+    let stage = carrier.stage.clone();
     // SAFETY: this process has one thread, so what is forked may do anything.
     unsafe { command.pre_exec(move || cover(&stage, &mounts).map_err(io::Error::from)) };
     let made = carrier.run(command, "create").and_then(|()| {
@@ -131,7 +135,8 @@ fn cover(stage: &str, mounts: &[(String, OwnedFd)]) -> Result<(), Errno> {
     let options = [("size", "64k"), ("mode", "0755")].map(|(key, value)| (key.into(), Some(value.into())));
     let tmpfs = Linux.new_mount("tmpfs", &options, Attrs { nosuid: true, ..Attrs::default() })?;
     Linux.umask(0o022);
-    for (name, mount) in mounts {
+    Linux.make_dir(tmpfs.as_fd(), ROOT)?;
+    for (name, mount) in mounts.iter().filter(|(name, _)| name != ROOT) {
         match Linux.kind(mount.as_fd(), "")? {
             Kind::Directory => Linux.make_dir(tmpfs.as_fd(), name)?,
             Kind::Other => Linux.make_file(tmpfs.as_fd(), name, 0o444, &[])?,
@@ -165,8 +170,10 @@ pub fn execute(container: &Container, plan: OciExecPlan, id: u64, client: u64) -
         }
         command.arg(&container.id);
         streams_of(&mut command, theirs);
+        let stage = carrier.stage.clone();
+        // runc enters the root's path before it leaves for the container.
         // SAFETY: this process has one thread, so what is forked may do anything.
-        unsafe { command.pre_exec(|| Linux.default_signals().map_err(io::Error::from)) };
+        unsafe { command.pre_exec(move || cover(&stage, &[]).map_err(io::Error::from)) };
         carrier.run(command, "exec")?;
         let mut child = carrier.born(&pid).map_err(outside)?;
         let terminal = console.as_ref().map(OwnedFd::as_fd).map(received).transpose();

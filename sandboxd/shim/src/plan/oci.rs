@@ -11,9 +11,10 @@ pub struct OciPlan {
     pub runtime: OciRuntime,
     /// The container's directory on the host, with its `config.json`: the shim's socket is made there.
     pub dir: String,
-    /// A directory of the host that only `create` sees covered, by a tmpfs with [`OciPlan::mounts`].
+    /// A directory of the host that only `create` sees covered, by a tmpfs with [`OciPlan::mounts`]; `exec` by an
+    /// empty one.
     pub stage: String,
-    /// Detached mounts to attach under the stage: name, and number of the descriptor.
+    /// Detached mounts to attach under the stage: name, and number of the descriptor. `rootfs` is one of them.
     pub mounts: Vec<(String, u8)>,
     pub terminal: bool,
     pub stdin: bool,

@@ -10,7 +10,6 @@ use super::{Line, leftovers};
 use crate::container::model::ContainerId;
 use crate::container::spec::PidMode;
 use crate::pod::model::{NsKind, Sysfs};
-use crate::runtime::native::spawn::Shim;
 use crate::runtime::task::{Adopted, Task, TaskPlan};
 use crate::runtime::{Exit, Infra, RuntimeError, namespaces};
 
@@ -133,9 +132,4 @@ impl Infra for OciInfra {
             }
         }
     }
-}
-
-/// Starts a container's shim.
-pub fn shim(line: &Line, socket: OwnedFd) -> Result<Shim, RuntimeError> {
-    Shim::spawn(&line.shim, socket)
 }

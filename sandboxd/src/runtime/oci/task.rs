@@ -10,7 +10,6 @@ use sandboxd_shim::plan::oci::OciExecPlan;
 use sandboxd_shim::proto::{Reply, Request};
 
 use super::bundle::{self, Bundle, Pod};
-use super::infra::shim;
 use super::words::told;
 use super::{Line, leftovers};
 use crate::container::model::ContainerId;
@@ -18,6 +17,7 @@ use crate::runtime::RuntimeError;
 use crate::runtime::native::container_failure;
 use crate::runtime::native::link::{Link, problem};
 use crate::runtime::native::process::NativeProcess;
+use crate::runtime::native::spawn::Shim;
 use crate::runtime::native::task::NativeTask;
 use crate::runtime::task::{ExecPlan, LogState, Process, Size, Streams, Task, TaskExit, TaskPlan, Wanted};
 
@@ -48,7 +48,7 @@ impl OciTask {
         let Bundle { plan, fds } =
             made.map_err(|_| problem("was asked by a daemon that is ending".into()))??;
         let (link, theirs) = Link::pair()?;
-        let shim = shim(line, theirs)?;
+        let shim = Shim::spawn(&line.shim, theirs)?;
         let answer = link.call(&Request::CreateOci(Box::new(plan)), &fds.borrowed(), CREATE).await;
         // The shim holds its own; what it was given is gone with the container.
         drop(fds);
