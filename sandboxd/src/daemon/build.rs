@@ -103,11 +103,15 @@ impl Daemon {
             state: config.state.clone(),
         })?;
         containers.recover().await?;
+        // The containers have taken their layers again; what nobody took is what a crash left.
+        let store = Arc::clone(&images);
+        drop(tokio::task::spawn_blocking(move || store.collect()));
         let known = Arc::new(Known::new(Arc::clone(&containers)));
 
         let sources = Arc::new(Sources {
             node: node::facts(&cgroups, &host, &native),
             pods: Arc::clone(&pods),
+            containers: Arc::clone(&containers),
             observer: observer.clone(),
             network: Arc::clone(&network),
             config: config.clone(),
@@ -115,8 +119,7 @@ impl Daemon {
         let node =
             Node::new(&config, reports(&config, &native), Arc::clone(&network), &cgroups, observer, &native);
         let targets = NodeTargets { pods: Arc::clone(&pods), containers: Arc::clone(&containers) };
-        let (streaming, streams) =
-            Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
+        let (streaming, streams) = Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
         let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
             .with_images(image_room.clone())
             .with_containers(Arc::new(Arc::clone(&containers)))

@@ -280,3 +280,31 @@ async fn a_terminal_that_is_none_is_refused() {
     task.remove().await.unwrap();
     pod.end().await;
 }
+
+/// The first process of a pid namespace does not end before the shim has waited for all in it.
+#[tokio::test]
+async fn removing_a_container_and_killing_a_pod_do_not_wait_for_execs() {
+    need_root!();
+    use sandboxd::container::spec::PidMode;
+    for mode in [PidMode::Pod, PidMode::Container] {
+        let pod = Box::pod(true).await;
+        let begun = std::time::Instant::now();
+        for keep in [false, true] {
+            let mut given = Given::shell("sleep 60");
+            given.pid = mode.clone();
+            let (task, _) = pod.make(given).await;
+            task.start().await.unwrap();
+            let held = exec(&*task, "sleep 60").await;
+            drop(exec(&*task, "sleep 60").await);
+            if keep {
+                std::mem::forget((task, held));
+            } else {
+                task.remove().await.unwrap();
+                assert_eq!(task.wait().await.exit, Exit::Signal(libc::SIGKILL));
+                held.wait().await;
+            }
+        }
+        pod.end().await;
+        assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
+}

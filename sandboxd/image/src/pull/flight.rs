@@ -93,6 +93,9 @@ impl Drop for Seat {
         };
         flight.waiters -= 1;
         if flight.waiters == 0 {
+            if !flight.task.is_finished() && flight.outcome.borrow().is_none() {
+                tracing::info!(reference = %self.key.reference, "nobody waits for the pull any more: it stops");
+            }
             // Of a task that has ended this does nothing.
             flight.task.abort();
             state.flights.remove(&self.key);

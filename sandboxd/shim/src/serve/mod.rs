@@ -20,7 +20,7 @@ use sandboxd_shim::proto::{
 };
 use sandboxd_shim::wire::{self, Received};
 
-use crate::container::{Surroundings, stage};
+use crate::container::{Surroundings, child, stage};
 use crate::infra::{self, Infra};
 use crate::io::{Buffers, Slot};
 use crate::kernel::{Kernel, Linux, here};
@@ -92,6 +92,7 @@ impl Shim {
             if events.iter().any(|event| matches!(event, Event::End)) {
                 made.infra.reap();
                 made.containers.reap(&mut self.buffers);
+                child::reap_strays();
             }
         }
         for event in events {
@@ -107,6 +108,7 @@ impl Shim {
     fn wait(&mut self) -> Vec<Event> {
         let timeout = self.made.as_mut().and_then(|made| made.containers.timeout());
         let timeout = timeout.and_then(|most| Timespec::try_from(most).ok());
+        let strays = child::strays();
         let mut fds = Vec::new();
         let mut events = Vec::new();
         let mut add = |event, fd, flags| {
@@ -115,6 +117,9 @@ impl Shim {
         };
         for client in &self.clients {
             add(Event::Client(client.number), client.socket.as_fd(), PollFlags::IN);
+        }
+        for stray in &strays {
+            add(Event::End, stray.as_fd(), PollFlags::IN);
         }
         if let Some(made) = &self.made {
             add(Event::Listener, made.listener.as_fd(), PollFlags::IN);

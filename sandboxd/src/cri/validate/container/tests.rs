@@ -88,7 +88,7 @@ fn the_least_there_is() {
     assert!(spec.security.masked_paths.is_empty());
 }
 
-// cri: ContainerConfig.windows, ContainerMetadata.name
+// cri: ContainerMetadata.name
 #[test]
 fn identity_process_and_log() {
     refused(&[
@@ -149,7 +149,7 @@ fn every_signal_of_the_wire_has_a_number() {
     }
 }
 
-// cri: Mount.propagation, Mount.selinux_relabel, Mount.uidMappings, Mount.gidMappings, IDMapping.host_id
+// cri: Mount.propagation, Mount.uidMappings, Mount.gidMappings, IDMapping.host_id
 // cri: IDMapping.container_id, IDMapping.length
 #[test]
 fn mounts() {
@@ -217,6 +217,12 @@ fn mounts() {
     mount(&mut c).propagation = MountPropagation::PropagationBidirectional.into();
     mount(&mut c).selinux_relabel = true;
     mount(&mut c).mount_options = vec!["nosuid".into(), "nodev".into(), "nosuid".into()];
+    let labelled = Host { selinux: true, ..host() };
+    let error = container_spec(c.clone(), &test_pod("web"), &labelled).unwrap_err();
+    assert_eq!(
+        (error.field.as_str(), error.why),
+        ("config.mounts[0].selinux_relabel", Why::RelabelUnsupported)
+    );
     let kept = valid(c).mounts.remove(0);
     assert_eq!(kept.container_path, "/data/x/y");
     assert_eq!(kept.propagation, Propagation::Bidirectional);
@@ -332,6 +338,7 @@ fn capabilities_and_privilege() {
 // cri: LinuxContainerSecurityContext.selinux_options, LinuxContainerSecurityContext.apparmor
 // cri: LinuxContainerSecurityContext.apparmor_profile, LinuxContainerSecurityContext.seccomp_profile_path
 // cri: SecurityProfile.profile_type, SecurityProfile.localhost_ref
+// cri: SELinuxOption.user, SELinuxOption.role, SELinuxOption.type, SELinuxOption.level
 #[test]
 fn profiles_and_paths() {
     let profile = |kind: ProfileType, file: &str| {
@@ -386,6 +393,11 @@ fn profiles_and_paths() {
     let kept = container_spec(c, &test_pod("web"), &armoured).expect("valid").security;
     assert_eq!(kept.apparmor.as_deref(), Some("mine"));
     assert_eq!(kept.selinux.as_deref(), Some("system_u:system_r:container_t:s0:c1,c2"));
+    let [user, role, r#type, level] = ["u", "r", "t", "s1"].map(str::to_owned);
+    let mut c = config();
+    context(&mut c).selinux_options = Some(cri::SeLinuxOption { user, role, r#type, level });
+    let kept = container_spec(c, &test_pod("web"), &armoured).expect("valid").security;
+    assert_eq!(kept.selinux.as_deref(), Some("u:r:t:s1"));
 }
 
 // cri: NamespaceOption.network, NamespaceOption.ipc, NamespaceOption.pid, NamespaceOption.target_id
