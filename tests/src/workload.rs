@@ -295,6 +295,13 @@ impl Request {
         self.sh("trap 'exit 0' TERM USR2; while :; do sleep 0.05; done")
     }
 
+    /// Takes input, until its first client that gives some has ended (`once`), or for ever.
+    #[must_use]
+    pub fn stdin(mut self, once: bool) -> Self {
+        (self.0.stdin, self.0.stdin_once) = (true, once);
+        self
+    }
+
     #[must_use]
     pub fn command(mut self, command: &[&str]) -> Self {
         self.0.command = words(command);

@@ -137,7 +137,7 @@ struct Lack {
     lacking: fn(&Path) -> bool,
 }
 
-const LACKS: [Lack; 7] = [
+const LACKS: [Lack; 10] = [
     Lack { words: &["not root", "needs root"], lacking: |_| !deps::is_root() },
     Lack { words: &["rustfmt"], lacking: |_| run::output(run::cargo().args(["fmt", "--version"])).is_none() },
     Lack {
@@ -145,6 +145,18 @@ const LACKS: [Lack; 7] = [
         lacking: |_| run::output(run::cargo().args(["clippy", "--version"])).is_none(),
     },
     Lack { words: &["BPF", "BTF"], lacking: |root| !root.join("sys/kernel/btf/vmlinux").exists() },
+    Lack { words: &["kubectl"], lacking: |_| run::on_path("kubectl").is_none() },
+    Lack {
+        words: &["the kernel does not count swap"],
+        lacking: |root| {
+            !root.join("sys/fs/cgroup/memory/memory.memsw.usage_in_bytes").exists()
+                && !root.join("sys/fs/cgroup/cgroup.controllers").exists()
+        },
+    },
+    Lack {
+        words: &["the kernel does not count pressure"],
+        lacking: |root| !root.join("sys/fs/cgroup/cpu.pressure").exists(),
+    },
     Lack {
         words: &["runc"],
         lacking: |root| !["usr/sbin/runc", "usr/bin/runc"].iter().any(|path| root.join(path).exists()),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::content::{Blobs, Digest};
 use crate::layer::{Layers, Unpacked};
 use crate::model::{Image, ImageId, Layer, LayerId};
-use crate::store::Usage;
+use crate::settings::Usage;
 
 /// Bytes that a file takes: file systems hand them out in blocks.
 pub(crate) fn on_disk(size: u64) -> u64 {

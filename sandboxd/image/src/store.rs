@@ -17,7 +17,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
@@ -33,66 +32,8 @@ use crate::model::{Image, ImageId, Layer, LayerId};
 use crate::names::{self, Name};
 use crate::record::{Record, Records};
 use crate::repair;
+use crate::settings::{Settings, Usage};
 use crate::state::{Known, State};
-
-/// How the store is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Names of images that garbage collection must leave alone: "registry.k8s.io/pause:3.10".
-    pub pinned: Vec<String>,
-    /// Layers unpacked at once.
-    pub unpackers: usize,
-    /// How long a pull that failed keeps what it brought for the next attempt.
-    pub retry_window: Duration,
-    pub limits: Limits,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            pinned: Vec::new(),
-            unpackers: 2,
-            retry_window: Duration::from_mins(10),
-            limits: Limits::default(),
-        }
-    }
-}
-
-/// What is refused because it is too much.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of a blob.
-    pub max_blob: u64,
-    /// Bytes of a layer's tar when it is uncompressed; also of its files, where they are sparse.
-    pub max_layer: u64,
-    /// Entries of a layer's tar.
-    pub max_entries: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_blob: 64 << 30, max_layer: 128 << 30, max_entries: 5_000_000 }
-    }
-}
-
-/// What the store takes on its file system.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    pub bytes: u64,
-    pub inodes: u64,
-}
-
-impl Usage {
-    pub(crate) fn add(&mut self, bytes: u64, inodes: u64) {
-        self.bytes += bytes;
-        self.inodes += inodes;
-    }
-
-    pub(crate) fn sub(&mut self, bytes: u64, inodes: u64) {
-        self.bytes = self.bytes.saturating_sub(bytes);
-        self.inodes = self.inodes.saturating_sub(inodes);
-    }
-}
 
 /// The store. What blocks says so; everything else is a look into memory.
 #[derive(Debug)]
@@ -150,46 +91,6 @@ impl Images {
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Image>> {
         self.state().images().map(|known| Arc::clone(&known.image)).collect()
-    }
-
-    /// Finds an image by its id ("sha256:…" or bare), by the beginning of its id (three digits or more), by a
-    /// tag as people write it, by repository and digest, or by a manifest's digest.
-    ///
-    /// # Errors
-    /// When the beginning of an id fits several images.
-    pub fn find(&self, reference: &str) -> Result<Option<Arc<Image>>, ImageError> {
-        let state = self.state();
-        let id = ImageId(with_algorithm(reference));
-        if let Some(known) = state.image(&id) {
-            return Ok(Some(Arc::clone(&known.image)));
-        }
-        if let Ok(digest) = id.0.parse::<Digest>() {
-            let of_digest = |known: &&Known| {
-                known.manifest == digest
-                    || known.image.repo_digests.iter().any(|d| d.ends_with(&format!("@{digest}")))
-            };
-            return Ok(state.images().find(of_digest).map(|known| Arc::clone(&known.image)));
-        }
-        if let Some(Name::Tag(name) | Name::Digest(name)) = names::normalise(reference)
-            && let Some(known) = state.named(&name)
-        {
-            return Ok(Some(Arc::clone(&known.image)));
-        }
-        let prefix = reference.strip_prefix("sha256:").unwrap_or(reference);
-        if prefix.len() < 3 || !prefix.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
-            return Ok(None);
-        }
-        let begins =
-            |known: &&Known| known.image.id.0.split_once(':').is_some_and(|(_, hex)| hex.starts_with(prefix));
-        let mut fits = state.images().filter(begins);
-        match (fits.next(), fits.next()) {
-            (Some(first), Some(second)) => Err(ImageError::Ambiguous {
-                reference: reference.to_owned(),
-                first: first.image.id.0.clone(),
-                second: second.image.id.0.clone(),
-            }),
-            (found, _) => Ok(found.map(|known| Arc::clone(&known.image))),
-        }
     }
 
     /// Removes the image a reference names, with all its names; no such image is fine. Its layers and blobs
@@ -254,26 +155,6 @@ impl Images {
     /// When it cannot be read, or was damaged.
     pub fn raw_config(&self, id: &ImageId) -> Result<Vec<u8>, ImageError> {
         self.blobs.document(&id.0.parse()?, MAX_DOCUMENT)
-    }
-
-    /// Keeps layers for as long as the hold lives, whatever happens to their images.
-    ///
-    /// # Errors
-    /// When one is not there; it is named.
-    pub fn hold(self: &Arc<Self>, layers: &[LayerId]) -> Result<Hold, ImageError> {
-        let mut hold = Hold { images: Arc::clone(self), layers: BTreeSet::new() };
-        for id in layers {
-            if hold.layers.contains(id) {
-                continue;
-            }
-            // Not in the tail of the `if`: dropping `hold` takes the lock again.
-            let found = self.state().use_layer(id);
-            if found.is_none() {
-                return Err(ImageError::NoLayer(id.clone()));
-            }
-            hold.layers.insert(id.clone());
-        }
-        Ok(hold)
     }
 
     /// Removes layers and blobs that no image, hold or ingest needs: those that a crash left. To be called
@@ -482,26 +363,6 @@ impl Images {
     }
 }
 
-/// Keeps layers. They go when it is dropped, if nobody else needs them.
-#[derive(Debug)]
-pub struct Hold {
-    images: Arc<Images>,
-    layers: BTreeSet<LayerId>,
-}
-
-impl Hold {
-    /// The layers that are held, each once.
-    pub fn layers(&self) -> impl Iterator<Item = &LayerId> {
-        self.layers.iter()
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.images.release(&self.layers, &BTreeSet::new(), &BTreeSet::new());
-    }
-}
-
 /// Reads a JSON document.
 pub(crate) fn json<T: DeserializeOwned>(
     what: &'static str,
@@ -523,12 +384,6 @@ fn is_layer(media_type: &str) -> bool {
     ]
     .contains(&base)
         && !media_type.contains("encrypted")
-}
-
-/// "HEX" as "sha256:HEX".
-fn with_algorithm(reference: &str) -> String {
-    let bare = reference.len() == 64 && reference.bytes().all(|b| b.is_ascii_hexdigit());
-    if bare { format!("sha256:{reference}") } else { reference.to_owned() }
 }
 
 fn lock(root: &Path) -> Result<File, ImageError> {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::content::Digest;
-use crate::store::{Images, Settings};
+use crate::settings::Settings;
+use crate::store::Images;
 use crate::tar::testing::Tar;
 
 /// A store under a test's directory.

@@ -9,7 +9,7 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::devices;
 use super::error::CgroupError;
@@ -26,18 +26,6 @@ use crate::pod::spec::Resources;
 const DELEGATE: &str = "/sys/kernel/cgroup/delegate";
 /// The list of kernels before 4.15, and what is given at least.
 const DELEGATED: [&str; 3] = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
-
-/// A hierarchy, for a container that gets to see its cgroups.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hierarchy {
-    /// Below /sys/fs/cgroup; empty on cgroup v2, which is mounted there itself.
-    pub name: PathBuf,
-    /// Further names of the same place ("cpu" for "cpu,cpuacct"): symbolic links, as on the host.
-    pub links: Vec<String>,
-    /// The container's cgroup in it, on the host.
-    pub dir: PathBuf,
-    pub v2: bool,
-}
 
 /// A container's cgroup that was made. Keep it until the container's first process is in it: with the systemd
 /// driver an empty scope would be taken away.
@@ -135,28 +123,6 @@ impl Cgroups {
             file.map(Into::into).map_err(|source| CgroupError::Io { action: "opening", path, source })
         };
         self.inner.layout.mounts().map(open).collect()
-    }
-
-    /// Where a cgroup is in each hierarchy.
-    #[must_use]
-    pub fn hierarchies(&self, cgroup: &Planned) -> Vec<Hierarchy> {
-        let Inner { root, layout, .. } = &*self.inner;
-        let name = |mount: &Path| mount.strip_prefix(root).unwrap_or(mount).to_owned();
-        let v1 = layout.v1.iter().map(|hierarchy| {
-            let name = name(&hierarchy.mount);
-            let links = match hierarchy.controllers.len() {
-                0 | 1 => Vec::new(),
-                _ => hierarchy.controllers.iter().filter(|c| name != Path::new(c)).cloned().collect(),
-            };
-            Hierarchy { links, dir: cgroup.below(&hierarchy.mount), v2: false, name }
-        });
-        let v2 = layout.v2.iter().map(|mount| Hierarchy {
-            name: name(mount),
-            links: Vec::new(),
-            dir: cgroup.below(mount),
-            v2: true,
-        });
-        v1.chain(v2).collect()
     }
 
     /// How many of its processes the kernel has killed for lack of memory. 0 without a memory controller, and

@@ -222,6 +222,7 @@ mod tests {
         }
     }
 
+    // cri: LinuxContainerResources.hugepage_limits, HugepageLimit.page_size, HugepageLimit.limit
     #[test]
     fn overhead_is_added_where_a_limit_is() {
         let overhead = Resources {

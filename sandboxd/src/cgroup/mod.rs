@@ -45,7 +45,7 @@ use std::sync::Arc;
 use crate::pod::model::PodId;
 use crate::pod::spec::Resources;
 
-pub use container::{Hierarchy, MadeContainer};
+pub use container::MadeContainer;
 pub use devices::Devices;
 pub use error::CgroupError;
 pub use path::Planned;
@@ -94,7 +94,6 @@ pub struct Cgroups {
 
 #[derive(Debug)]
 struct Inner {
-    root: PathBuf,
     layout: Layout,
     driver: Driver,
     /// Only looked for with the systemd driver.
@@ -123,8 +122,7 @@ impl Cgroups {
             Driver::Systemd => systemd::busctl().ok_or(CgroupError::NoBusctl)?,
             Driver::Cgroupfs => PathBuf::new(),
         };
-        let root = settings.root.clone();
-        Ok(Self { inner: Arc::new(Inner { root, layout, driver, busctl }) })
+        Ok(Self { inner: Arc::new(Inner { layout, driver, busctl }) })
     }
 
     /// "v1", "v2" or "hybrid".

@@ -227,8 +227,7 @@ impl FakeV2 {
         }
         let mountinfo = format!("30 23 0:26 / {} rw - cgroup2 cgroup2 rw", dir.path().display());
         let layout = Layout::parse(&mountinfo, dir.path()).unwrap();
-        let inner =
-            Inner { root: dir.path().to_owned(), layout, driver: Driver::Cgroupfs, busctl: PathBuf::new() };
+        let inner = Inner { layout, driver: Driver::Cgroupfs, busctl: PathBuf::new() };
         Self { dir, cgroups: Cgroups { inner: Arc::new(inner) } }
     }
 
@@ -237,6 +236,7 @@ impl FakeV2 {
     }
 }
 
+// cri: LinuxContainerResources.unified
 #[test]
 fn v2_enables_controllers_and_writes_its_files() {
     let files = ["cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "memory.high", "cgroup.kill"];

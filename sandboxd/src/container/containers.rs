@@ -171,29 +171,33 @@ impl Containers {
                 }
             }
         };
-        // The handle before the container is seen: who finds it can use it.
+        // All under the lock: who finds the container waits for its handle. It is seen before its driver begins,
+        // which may publish its end at once.
         let mut handles = self.handles();
+        self.store.publish(container);
         let driver = Driver::start(live, gone);
         handles.insert(id, Handle { driver, task, process });
-        drop(handles);
-        self.store.publish(container);
     }
 
     /// Ends the containers of pods whose infra container ends by itself: their namespaces may live on in them.
     pub async fn follow_pods(self: Arc<Self>) {
         let mut changes = self.base.pods.store().subscribe();
+        // Those that ended before anybody listened.
+        self.end_with_pods();
         loop {
             match changes.recv().await {
                 Ok(PodChange::Upsert(pod)) if pod.state == PodState::NotReady => self.end_with(&pod.id),
                 Ok(_) => {}
-                Err(RecvError::Lagged(_)) => {
-                    for pod in self.base.pods.list() {
-                        if pod.state == PodState::NotReady {
-                            self.end_with(&pod.id);
-                        }
-                    }
-                }
+                Err(RecvError::Lagged(_)) => self.end_with_pods(),
                 Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn end_with_pods(self: &Arc<Self>) {
+        for pod in self.base.pods.list() {
+            if pod.state == PodState::NotReady {
+                self.end_with(&pod.id);
             }
         }
     }
@@ -219,6 +223,13 @@ impl Containers {
         }
     }
 
+    /// Why a container that was just made has no pod any more.
+    fn pod_ended(&self, id: &PodId) -> Option<ContainerError> {
+        let pod = self.base.pods.find(id.as_str()).ok().flatten();
+        let state = pod.map_or(PodState::NotReady, |pod| pod.state);
+        (state != PodState::Ready).then(|| ContainerError::PodNotReady { pod: id.clone(), state })
+    }
+
     fn of_pod(&self, pod: &PodId) -> Vec<Driver> {
         let containers = self.store.list().into_iter().filter(|container| container.pod == *pod);
         containers.filter_map(|container| self.handle(&container.id)).map(|handle| handle.driver).collect()
@@ -242,10 +253,17 @@ impl ContainerService for Arc<Containers> {
         self.makings.spawn(async move {
             match create::make(&this, pod, spec, || reply.is_closed()).await {
                 Ok(live) => {
-                    let id = live.record.container.id.clone();
+                    let container = live.record.container.clone();
                     this.drive(live);
-                    if reply.send(Ok(id.clone())).is_err() {
-                        tracing::warn!(container = %id, "the caller went away: removing the container it asked for");
+                    let id = container.id;
+                    // A pod that was stopped meanwhile did not know of it.
+                    let late = this.pod_ended(&container.pod);
+                    let failed = late.is_some();
+                    if reply.send(late.map_or(Ok(id.clone()), Err)).is_err() || failed {
+                        tracing::warn!(
+                            container = %id,
+                            "the caller went away, or the pod ended: removing the container that was asked for"
+                        );
                         if let Err(error) = this.remove(id.as_str()).await {
                             tracing::warn!(container = %id, %error, "removing it failed");
                         }

@@ -107,6 +107,11 @@ impl Copy<'_> {
             let target = rustix::fs::openat(to, name, flags, Mode::empty())?;
             return self.directory(source.as_fd(), target.as_fd(), depth + 1);
         }
+        // A socket is only a name, nobody listens on the copy; a whiteout means nothing outside of a layer.
+        let whiteout = kind == FileType::CharacterDevice && stat.st_rdev == 0 && !self.options.overlay;
+        if kind == FileType::Socket || whiteout {
+            return Ok(());
+        }
         if stat.st_nlink > 1 {
             let key = (stat.st_dev, stat.st_ino);
             if let Some(first) = self.links.get(&key) {
@@ -128,12 +133,7 @@ impl Copy<'_> {
                 let target = rustix::fs::readlinkat(from, name, Vec::new())?;
                 rustix::fs::symlinkat(&target, to, name)?;
             }
-            // A socket is only a name: nobody listens on the copy.
-            FileType::Socket => return Ok(()),
             kind => {
-                if kind == FileType::CharacterDevice && stat.st_rdev == 0 && !self.options.overlay {
-                    return Ok(());
-                }
                 rustix::fs::mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode), stat.st_rdev)?;
             }
         }

@@ -39,6 +39,8 @@ fn everything_that_belongs_to_a_file_comes_along() {
     rustix::fs::setxattr(from.join("a"), c"trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
     let fifo = from.join("fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(from.join("socket")).unwrap();
+    fs::hard_link(from.join("socket"), from.join("socket2")).unwrap();
     let sparse = fs::File::create(from.join("sparse")).unwrap();
     sparse.set_len(64 << 20).unwrap();
     std::os::unix::fs::FileExt::write_at(&sparse, b"middle", 32 << 20).unwrap();
@@ -47,7 +49,8 @@ fn everything_that_belongs_to_a_file_comes_along() {
     fs::File::open(from.join("a")).unwrap().set_modified(long_ago).unwrap();
 
     let copied = tree(&from, &to, Options::default()).unwrap();
-    assert_eq!(copied.entries, 8);
+    assert_eq!(copied.entries, 10);
+    assert!(!to.join("socket").exists());
     let file = fs::metadata(to.join("a/b/file")).unwrap();
     assert_eq!((file.uid(), file.gid(), file.mode() & 0o7777), (33, 34, 0o4755));
     assert_eq!(file.nlink(), 3);

@@ -19,7 +19,7 @@ use super::log_file;
 use super::model::{Container, ContainerId, ContainerState, Ids};
 use super::prepare::{self, Input, Prepared};
 use super::record::{Phase, Record};
-use super::spec::{ContainerSpec, ImageRef, PidMode};
+use super::spec::{ContainerSpec, ImageRef, MountSource, PidMode};
 use super::store::Reservation;
 use crate::cgroup::{Devices, MadeContainer};
 use crate::pod::model::{Pod, PodState};
@@ -51,7 +51,15 @@ pub(super) async fn make(
     })?;
     let name = room.store.reserve(&pod.id, &spec.metadata, &id)?;
     let ground = room.ground(&id, &pod.spec.cgroup_parent)?;
-    let layers: Vec<LayerId> = image.layers.iter().map(|layer| layer.id.clone()).collect();
+    // Its image volumes as well: they are mounted for as long as it lives.
+    let volumes = spec.mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Image { image, .. } => room.base.images.find(&image.image).ok().flatten(),
+        MountSource::Host(_) => None,
+    });
+    let images = std::iter::once(Arc::clone(&image)).chain(volumes);
+    let layers: Vec<LayerId> = images
+        .flat_map(|image| image.layers.iter().map(|layer| layer.id.clone()).collect::<Vec<_>>())
+        .collect();
     let container = Container {
         id,
         pod: pod.id.clone(),

@@ -28,7 +28,7 @@ use crate::runtime::{Exit, RuntimeError};
 /// Requests that may wait for one container before a caller has to wait itself.
 const QUEUE: usize = 32;
 /// For killed processes to be gone: the kernel may have to write back what they held.
-const DEATH: Duration = Duration::from_secs(30);
+const DEATH: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(30) };
 /// The exit code of a container whose command could not be executed (containerd's).
 const START_FAILED: i32 = 128;
 
@@ -365,3 +365,7 @@ async fn ended(task: Option<Arc<dyn Task>>) -> TaskExit {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

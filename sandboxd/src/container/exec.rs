@@ -53,12 +53,11 @@ pub(super) async fn run(
     let whole = async {
         let mut exit = std::pin::pin!(process.wait());
         loop {
+            // No order: a child that never stops writing must not hide the command's end.
             tokio::select! {
-                // The output first: a process that has ended has written all it had to.
-                biased;
+                exit = &mut exit => return exit,
                 () = stdout.more() => {}
                 () = stderr.more() => {}
-                exit = &mut exit => return exit,
             }
         }
     };
@@ -129,13 +128,20 @@ impl Collected {
         }
     }
 
-    /// Takes what is there without waiting.
+    /// Takes what is in the pipe now, not what a child goes on to write. Past tokio, whose idea of what can be
+    /// read may be older than the command's end.
     fn rest(&mut self) {
+        let Some(pipe) = self.pipe.take() else { return };
+        let mut left = usize::try_from(rustix::io::ioctl_fionread(&pipe).unwrap_or(0)).unwrap_or(0);
         self.chunk.resize(CHUNK, 0);
-        while let Some(pipe) = &self.pipe {
-            match pipe.try_read(&mut self.chunk) {
-                Ok(0) | Err(_) => self.pipe = None,
-                Ok(read) => self.keep(read),
+        while left > 0 {
+            let some = left.min(CHUNK);
+            match rustix::io::read(&pipe, &mut self.chunk[..some]) {
+                Ok(0) | Err(_) => return,
+                Ok(read) => {
+                    left -= read;
+                    self.keep(read);
+                }
             }
         }
     }
@@ -145,3 +151,7 @@ impl Collected {
         self.kept.extend_from_slice(&self.chunk[..read.min(room)]);
     }
 }
+
+#[cfg(test)]
+#[path = "exec_tests.rs"]
+mod tests;

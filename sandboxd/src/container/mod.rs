@@ -9,6 +9,8 @@ mod create;
 mod driver;
 pub mod error;
 pub mod exec;
+#[cfg(test)]
+pub(crate) mod fake;
 mod ground;
 mod log_file;
 pub mod model;

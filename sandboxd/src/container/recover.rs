@@ -2,19 +2,27 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use rustix::event::{PollFd, PollFlags, poll};
 use sandboxd_image::LayerId;
+use tokio::sync::broadcast;
 
 use super::containers::Containers;
 use super::driver::Live;
 use super::error::ContainerError;
 use super::ground::Ground;
-use super::model::{ContainerState, Ended};
+use super::model::{ContainerId, ContainerState, Ended};
 use super::record::{Phase, Record};
+use super::store::ContainerChange;
 use crate::pod::now_ns;
 use crate::runtime::Exit;
+
+/// For a driver to note an end that came before it.
+const TOLD: Duration = Duration::from_secs(5);
 
 impl Containers {
     /// Brings the node to what the records say. After the pods have been recovered.
@@ -83,14 +91,21 @@ impl Containers {
         if let Err(error) = &hold {
             tracing::warn!(container = %id, %error, "a layer that it needs is gone");
         }
+        let task = adopted.map(|adopted| adopted.task);
+        let died = alive && task.as_ref().is_some_and(|task| has_ended(task.pidfd()));
+        let (_, changes) = self.store.list_and_subscribe();
         self.drive(Live {
             record,
-            task: adopted.map(|adopted| adopted.task),
+            task,
             ground: Arc::new(ground),
             store: Arc::clone(&self.store),
             name: Some(name),
             hold: hold.ok(),
         });
+        // Nobody is shown a container as running that ended while there was no daemon.
+        if died && tokio::time::timeout(TOLD, end_of(changes, &id)).await.is_err() {
+            tracing::warn!(container = %id, "it has ended, but how is not known yet");
+        }
         Ok(())
     }
 
@@ -105,6 +120,26 @@ impl Containers {
             if let Err(error) = sandboxd_image::remove_tree(&entry.path()) {
                 tracing::warn!(path = %entry.path().display(), %error, "removing what a container left failed");
             }
+        }
+    }
+}
+
+/// Whether the process behind a pidfd has ended.
+fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&Default::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// Waits until a container is published as ended.
+async fn end_of(mut changes: broadcast::Receiver<ContainerChange>, id: &ContainerId) {
+    loop {
+        match changes.recv().await {
+            Ok(ContainerChange::Upsert(container)) if container.id == *id && container.ended.is_some() => {
+                return;
+            }
+            // What was missed cannot be told from what is to come.
+            Err(_) => return,
+            Ok(_) => {}
         }
     }
 }

@@ -136,3 +136,51 @@ impl Drop for Reservation {
         self.store.write().names.remove(&self.key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::fake::container;
+
+    #[test]
+    fn a_name_is_taken_until_it_is_given_back() {
+        let store = Arc::new(Store::default());
+        let first = container();
+        let metadata = first.spec.metadata.clone();
+        let taken = store.reserve(&first.pod, &metadata, &first.id).unwrap();
+        let other = ContainerId::random().unwrap();
+        let refused = store.reserve(&first.pod, &metadata, &other).unwrap_err();
+        assert!(matches!(&refused, ContainerError::NameReserved { by, .. } if *by == first.id), "{refused}");
+        let next = Metadata { attempt: 1, ..metadata.clone() };
+        store.reserve(&first.pod, &next, &other).unwrap();
+        store.reserve(&PodId::random().unwrap(), &metadata, &other).unwrap();
+        drop(taken);
+        store.reserve(&first.pod, &metadata, &other).unwrap();
+    }
+
+    #[test]
+    fn a_prefix_names_one_or_is_refused() {
+        let store = Store::default();
+        for id in ["aab", "aac", "aa"] {
+            store.publish(Container { id: ContainerId::from_string(id.into()), ..container() });
+        }
+        assert_eq!(store.find("aab").unwrap().unwrap().id.as_str(), "aab");
+        assert_eq!(store.find("aa").unwrap().unwrap().id.as_str(), "aa", "a whole id");
+        assert!(matches!(store.find("a"), Err(ContainerError::AmbiguousId { count: 3, .. })));
+        assert!(store.find("b").unwrap().is_none());
+        assert!(store.find("").unwrap().is_none());
+    }
+
+    #[test]
+    fn changes_follow_the_list_without_a_gap() {
+        let store = Store::default();
+        let first = container();
+        store.publish(first.clone());
+        let (listed, mut changes) = store.list_and_subscribe();
+        assert_eq!(listed.len(), 1);
+        store.remove(&first.id);
+        store.remove(&first.id);
+        assert!(matches!(changes.try_recv(), Ok(ContainerChange::Removed(id)) if id == first.id));
+        assert!(changes.try_recv().is_err(), "one removal is one change");
+    }
+}

@@ -157,23 +157,44 @@ fn stop_signal(number: i32) -> cri::Signal {
     known.into_iter().find(named).unwrap_or(cri::Signal::RuntimeDefault)
 }
 
-/// `info` of ContainerStatus: under "info", as crictl reads it.
-pub fn info(container: &Container, runtime_spec: Option<Value>) -> HashMap<String, String> {
+/// `info` of ContainerStatus: under "info", with the names that crictl and containerd's users know.
+pub fn info(
+    container: &Container,
+    handler: Option<&str>,
+    runtime_spec: Option<Value>,
+) -> HashMap<String, String> {
+    let spec = &container.spec;
+    let envs = spec.envs.iter().map(|(key, value)| json!({ "key": key, "value": value }));
+    let mounts = spec.mounts.iter().map(|mount| {
+        let host_path = match &mount.source {
+            MountSource::Host(path) => path.to_string_lossy().into_owned(),
+            MountSource::Image { .. } => String::new(),
+        };
+        json!({ "container_path": mount.container_path, "host_path": host_path, "readonly": mount.read_only })
+    });
     let value = json!({
         "sandboxID": container.pod.as_str(),
         "pid": container.pid,
         "removing": false,
+        "snapshotKey": container.id.as_str(),
         "snapshotter": "overlay",
+        "runtimeType": handler,
         "layers": container.layers,
         "cgroup": container.cgroup,
         "config": {
-            "metadata": { "name": container.spec.metadata.name, "attempt": container.spec.metadata.attempt },
-            "image": { "image": container.spec.image.image },
-            "command": container.spec.command,
-            "args": container.spec.args,
-            "log_path": container.spec.log_path,
-            "tty": container.spec.tty,
-            "stdin": container.spec.stdin,
+            "metadata": { "name": spec.metadata.name, "attempt": spec.metadata.attempt },
+            "image": { "image": spec.image.image, "user_specified_image": spec.image.user_specified_image },
+            "command": spec.command,
+            "args": spec.args,
+            "working_dir": spec.working_dir,
+            "envs": envs.collect::<Vec<_>>(),
+            "mounts": mounts.collect::<Vec<_>>(),
+            "labels": spec.labels,
+            "annotations": spec.annotations,
+            "log_path": spec.log_path,
+            "tty": spec.tty,
+            "stdin": spec.stdin,
+            "stdin_once": spec.stdin_once,
         },
         "runtimeSpec": runtime_spec,
     });

@@ -69,7 +69,11 @@ impl Cri {
     ) -> Result<cri::ContainerStatusResponse, CriError> {
         let containers = self.containers("ContainerStatus")?;
         let container = find(&**containers, &request.container_id)?;
-        let info = || translate::info(&container, containers.runtime_spec(&container.id));
+        let info = || {
+            let pod = self.find_pod(container.pod.as_str()).ok().flatten();
+            let handler = pod.as_ref().map(|pod| pod.spec.handler.as_str());
+            translate::info(&container, handler, containers.runtime_spec(&container.id))
+        };
         Ok(cri::ContainerStatusResponse {
             status: Some(translate::status(&container)),
             info: if request.verbose { info() } else { Default::default() },

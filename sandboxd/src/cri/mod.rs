@@ -18,6 +18,9 @@ mod containers;
 pub mod error;
 mod events;
 mod filter;
+mod image_code;
+mod image_service;
+mod images;
 mod info;
 mod known;
 mod node;
@@ -26,6 +29,7 @@ mod server;
 mod services;
 mod stats;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod translate;

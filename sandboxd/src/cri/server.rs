@@ -8,9 +8,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::validate::{Host, pod_spec, resources};
 use super::{ContainerService, CriError, Events, NodeReport, PodService, filter, info, translate};
+use crate::image::ImageRoom;
 use crate::pod::model::Pod;
 use crate::pod::{Limits, PodError};
 use crate::stats::Stats;
+use crate::streaming::Streaming;
 
 /// The CRI version this is.
 pub const API_VERSION: &str = "v1";
@@ -28,7 +30,9 @@ pub struct Cri {
     host: Arc<Host>,
     stats: Option<Stats>,
     events: Option<Events>,
+    streaming: Option<Streaming>,
     pub(super) containers: Option<Arc<dyn ContainerService>>,
+    pub(super) images: Option<ImageRoom>,
     /// Rpcs that change pods and are not finished.
     changes: TaskTracker,
 }
@@ -43,6 +47,8 @@ impl Cri {
             stats: None,
             events: None,
             containers: None,
+            images: None,
+            streaming: None,
             changes: TaskTracker::new(),
         }
     }
@@ -63,6 +69,22 @@ impl Cri {
     #[must_use]
     pub fn with_containers(self, containers: Arc<dyn ContainerService>) -> Self {
         Self { containers: Some(containers), ..self }
+    }
+
+    /// With the rpcs on images, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_images(self, images: ImageRoom) -> Self {
+        Self { images: Some(images), ..self }
+    }
+
+    /// With Exec, Attach and PortForward, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_streaming(self, streaming: Streaming) -> Self {
+        Self { streaming: Some(streaming), ..self }
+    }
+
+    pub(super) fn streaming(&self, rpc: &'static str) -> Result<&Streaming, CriError> {
+        self.streaming.as_ref().ok_or(CriError::Unimplemented { rpc })
     }
 
     pub(super) fn events(&self) -> Result<&Events, CriError> {
@@ -251,6 +273,6 @@ fn given(id: &str) -> Result<&str, CriError> {
     if id.is_empty() { Err(CriError::NoId) } else { Ok(id) }
 }
 
-fn now_ns() -> i64 {
+pub(super) fn now_ns() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use sandboxd_api::MAX_MESSAGE_SIZE;
-use sandboxd_api::cri::image_service_server::{ImageService, ImageServiceServer};
+use sandboxd_api::cri::image_service_server::ImageServiceServer;
 use sandboxd_api::cri::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use sandboxd_api::cri::*;
 use tokio_stream::Stream;
@@ -14,8 +14,8 @@ use tonic::{Request, Response, Status};
 use super::stats::batches;
 use super::{Cri, CriError, translate};
 
-type Answer<T> = Result<Response<T>, Status>;
-type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Answer<T> = Result<Response<T>, Status>;
+pub(super) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Cri {
     /// Both services, ready to be served.
@@ -206,6 +206,21 @@ service! {
             Ok(Response::new(Box::pin(tokio_stream::iter(batches.map(Ok)))))
         }
 
+        async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+            Ok(Response::new(ExecResponse { url: self.exec_url(request.into_inner())? }))
+        }
+
+        async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+            Ok(Response::new(AttachResponse { url: self.attach_url(request.get_ref())? }))
+        }
+
+        async fn port_forward(
+            &self,
+            request: Request<PortForwardRequest>,
+        ) -> Answer<PortForwardResponse> {
+            Ok(Response::new(PortForwardResponse { url: self.port_forward_url(request.get_ref())? }))
+        }
+
         async fn update_pod_sandbox_resources(
             &self,
             request: Request<UpdatePodSandboxResourcesRequest>,
@@ -294,26 +309,9 @@ service! {
         }
     }
     unimplemented {
-        "Exec" exec(ExecRequest) -> ExecResponse;
-        "Attach" attach(AttachRequest) -> AttachResponse;
-        "PortForward" port_forward(PortForwardRequest) -> PortForwardResponse;
         "CheckpointContainer"
             checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
         "CheckpointPod" checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;
         "RestorePod" restore_pod(RestorePodRequest) -> RestorePodResponse;
-    }
-}
-
-service! {
-    impl ImageService {
-        type StreamImagesStream = Streamed<StreamImagesResponse>;
-    }
-    unimplemented {
-        "ListImages" list_images(ListImagesRequest) -> ListImagesResponse;
-        "StreamImages" stream_images(StreamImagesRequest) -> Streamed<StreamImagesResponse>;
-        "ImageStatus" image_status(ImageStatusRequest) -> ImageStatusResponse;
-        "PullImage" pull_image(PullImageRequest) -> PullImageResponse;
-        "RemoveImage" remove_image(RemoveImageRequest) -> RemoveImageResponse;
-        "ImageFsInfo" image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse;
     }
 }

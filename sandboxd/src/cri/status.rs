@@ -11,6 +11,7 @@ use crate::cgroup::CgroupError;
 use crate::network::NetworkError;
 use crate::pod::PodError;
 use crate::runtime::RuntimeError;
+use crate::streaming::StreamingError;
 
 /// gRPC sends the message as a header, and peers bound those (hyper and Go: 16 KiB and up; every byte may
 /// take three when it is percent-encoded).
@@ -43,8 +44,24 @@ fn code(error: &CriError) -> Code {
         CriError::Invalid(_) | CriError::NoId | CriError::NoContainerId => Code::InvalidArgument,
         CriError::NoPod { .. } | CriError::NoContainer { .. } => Code::NotFound,
         CriError::Unimplemented { .. } => Code::Unimplemented,
+        CriError::Pull(pull) => super::image_code::pull_code(pull),
+        CriError::Image(image) => super::container_code::image_code(image),
+        CriError::Reference(_) | CriError::Credentials(_) | CriError::NoImageGiven => Code::InvalidArgument,
         CriError::Pod(pod) => pod_code(pod),
         CriError::Container(container) => container_code(container),
+        CriError::Streaming(error) => streaming_code(error),
+    }
+}
+
+fn streaming_code(error: &StreamingError) -> Code {
+    use StreamingError as S;
+    match error {
+        S::NoPod { .. } => Code::NotFound,
+        S::PodNotReady { .. } | S::Refused { .. } => Code::FailedPrecondition,
+        S::Full(_) => Code::ResourceExhausted,
+        S::Container(error) => container_code(error),
+        S::Pod(error) => pod_code(error),
+        S::Io { source, .. } => io_code(source),
     }
 }
 

@@ -210,6 +210,10 @@ impl Endpoints {
     }
 }
 
+// cri: UpdateRuntimeConfig, UpdateRuntimeConfigRequest.runtime_config, RuntimeConfig.network_config
+// cri: NetworkConfig.pod_cidr, StatusRequest.verbose, StatusResponse.info, RuntimeCondition.reason
+// cri: RuntimeHandlerFeatures.user_namespaces, RuntimeConfig, RuntimeConfigResponse.linux
+// cri: LinuxRuntimeConfiguration.cgroup_driver
 #[tokio::test]
 async fn the_node_is_reported() {
     let mut e = serve().await;
@@ -244,6 +248,9 @@ async fn the_node_is_reported() {
     assert_eq!(c.linux.expect("linux").cgroup_driver(), api::CgroupDriver::Cgroupfs);
 }
 
+// cri: PodSandboxNetworkStatus.additional_ips, PodIP.ip, PodSandboxStatus.linux
+// cri: LinuxPodSandboxStatus.namespaces, Namespace.options, PodSandboxStatus.id, PodSandboxStatus.created_at
+// cri: PodSandboxStatusRequest.verbose, PodSandboxStatusResponse.timestamp
 #[tokio::test]
 async fn a_pods_life() {
     let mut e = serve().await;
@@ -299,6 +306,7 @@ async fn a_pod_in_the_making_is_waited_for() {
     assert!(tokio::time::timeout(patience, cri.idle()).await.is_ok());
 }
 
+// cri: PodSandboxFilter.id, PodSandboxFilter.state, PodSandboxFilter.label_selector
 #[tokio::test]
 async fn filters_are_anded() {
     let mut e = serve().await;
@@ -333,6 +341,7 @@ async fn filters_are_anded() {
     );
 }
 
+// cri: StreamPodSandboxes, StreamPodSandboxesResponse.pod_sandboxes
 #[tokio::test]
 async fn streams_bring_batches() {
     let mut e = serve().await;

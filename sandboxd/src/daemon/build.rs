@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use sandboxd_image::{Images, Settings};
+use sandboxd_image::Images;
 
 use super::DaemonError;
 use super::dirs::{self, Lock};
@@ -17,6 +17,7 @@ use crate::container::{Containers, Foundations};
 use crate::cri::validate::Host;
 use crate::cri::{Cri, Events, HandlerReport, Known};
 use crate::doctor;
+use crate::image::{self, ImageRoom};
 use crate::journal::Journal;
 use crate::network::{Network, NetworkSettings};
 use crate::observer::{Attribution, Observer, ObserverSettings};
@@ -26,6 +27,7 @@ use crate::runtime::namespaces::HostInodes;
 use crate::runtime::native::NativeRuntime;
 use crate::runtime::oci::OciRuntime;
 use crate::stats::Stats;
+use crate::streaming::{NodeTargets, Served, Streaming};
 
 /// Everything that serves, not yet serving.
 #[derive(Debug)]
@@ -34,9 +36,11 @@ pub struct Daemon {
     pub(super) pods: Arc<Pods>,
     pub(super) containers: Arc<Containers>,
     pub(super) images: Arc<Images>,
+    pub(super) image_room: ImageRoom,
     pub(super) sources: Arc<Sources>,
     pub(super) cri_socket: Socket,
     pub(super) console_socket: Socket,
+    pub(super) streams: Served,
     pub(super) network: Arc<Network>,
     pub(super) config: Config,
     /// Given up last.
@@ -92,7 +96,8 @@ impl Daemon {
         let pods = Pods::new(handlers, Arc::new(rooms));
         pods.recover(&journal).await?;
         pods.collect_garbage(&network).await;
-        let images = Images::open(&config.root.join("images"), Settings::default())?;
+        let images = Images::open(&config.root.join("images"), image::settings(&config.image))?;
+        let image_room = ImageRoom::new(Arc::clone(&images), &config.image, &config.root)?;
         let containers = Containers::new(Foundations {
             pods: Arc::clone(&pods),
             images: Arc::clone(&images),
@@ -101,28 +106,38 @@ impl Daemon {
             state: config.state.clone(),
         })?;
         containers.recover().await?;
+        // The containers have taken their layers again; what nobody took is what a crash left.
+        let store = Arc::clone(&images);
+        drop(tokio::task::spawn_blocking(move || store.collect()));
         let known = Arc::new(Known::new(Arc::clone(&containers)));
 
         let sources = Arc::new(Sources {
             node: node::facts(&cgroups, &host, &native),
             pods: Arc::clone(&pods),
+            containers: Arc::clone(&containers),
             observer: observer.clone(),
             network: Arc::clone(&network),
             config: config.clone(),
         });
         let node = Node::new(&config, reported, Arc::clone(&network), &cgroups, observer, &native);
+        let targets = NodeTargets { pods: Arc::clone(&pods), containers: Arc::clone(&containers) };
+        let (streaming, streams) = Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
         let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
+            .with_images(image_room.clone())
             .with_containers(Arc::new(Arc::clone(&containers)))
             .with_stats(Stats::new(cgroups, Arc::clone(&known) as _))
-            .with_events(Events::follow(Arc::clone(pods.store()), known));
+            .with_events(Events::follow(Arc::clone(pods.store()), known))
+            .with_streaming(streaming);
         Ok(Self {
             cri,
             pods,
             containers,
             images,
+            image_room,
             sources,
             cri_socket,
             console_socket,
+            streams,
             network,
             config,
             locks,

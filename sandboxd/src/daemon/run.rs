@@ -12,6 +12,7 @@ use super::{Daemon, DaemonError, Signals};
 use crate::config::Config;
 use crate::console::{self, Sources};
 use crate::cri::Cri;
+use crate::image;
 use crate::metrics;
 use crate::network::Network;
 use crate::pod::Pods;
@@ -37,9 +38,11 @@ impl Daemon {
             pods,
             containers,
             images,
+            image_room,
             sources,
             cri_socket,
             console_socket,
+            streams,
             network,
             config,
             locks,
@@ -51,9 +54,12 @@ impl Daemon {
         let console = tokio::spawn(
             tonic::transport::Server::builder()
                 .add_service(console::server(Arc::clone(&sources)))
+                .add_service(image::server(image_room))
                 .serve_with_incoming(connections(console_listener)),
         );
         let metrics = metrics(&config, sources, closing.clone()).await?;
+        // Ends with `closing`: clients of streams do not end by themselves, either.
+        let streams = tokio::spawn(streams.run(closing.clone()));
         let reaper = tokio::spawn(reap_leases(Arc::clone(&pods), network));
         let follower = tokio::spawn(Arc::clone(&containers).follow_pods());
         let served = cri
@@ -86,6 +92,8 @@ impl Daemon {
         console.abort();
         reaper.abort();
         follower.abort();
+        // They were told when the draining began.
+        let _ = tokio::time::timeout(FAREWELL, streams).await;
         if let Some(metrics) = metrics {
             metrics.abort();
         }

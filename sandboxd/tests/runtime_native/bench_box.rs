@@ -283,9 +283,18 @@ impl Cgroup {
     }
 
     pub fn procs(&self) -> Vec<OwnedFd> {
+        self.open(|_| true)
+    }
+
+    /// Without the v2 hierarchy.
+    pub fn procs_of_v1(&self) -> Vec<OwnedFd> {
+        self.open(|dir| !dir.join("cgroup.kill").exists())
+    }
+
+    fn open(&self, which: fn(&PathBuf) -> bool) -> Vec<OwnedFd> {
         let open =
             |dir: &PathBuf| fs::OpenOptions::new().write(true).open(dir.join("cgroup.procs")).unwrap().into();
-        self.dirs.iter().map(open).collect()
+        self.dirs.iter().filter(|dir| which(dir)).map(open).collect()
     }
 
     /// Processes in it, as its first hierarchy has them.

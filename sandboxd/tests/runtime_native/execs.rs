@@ -31,9 +31,18 @@ async fn an_exec_has_streams_and_an_exit_code() {
 #[tokio::test]
 async fn an_exec_is_in_every_namespace_of_the_container() {
     need_root!();
-    for user in [true, false] {
+    use sandboxd::container::spec::PidMode;
+    for (user, mode) in [
+        (true, PidMode::Pod),
+        (false, PidMode::Pod),
+        (true, PidMode::Container),
+        (false, PidMode::Container),
+        (false, PidMode::Node),
+    ] {
         let pod = Box::pod(user).await;
-        let (task, _) = pod.make(Given::shell("sleep 60")).await;
+        let mut given = Given::shell("sleep 60");
+        given.pid = mode;
+        let (task, _) = pod.make(given).await;
         task.start().await.unwrap();
         let process = exec(&*task, "sleep 60").await;
         let pid = rustix::process::Pid::from_raw(process.pid()).unwrap();
@@ -87,10 +96,13 @@ async fn an_exec_has_the_containers_filter_and_no_more_capabilities() {
 async fn killing_an_exec_takes_its_whole_tree() {
     need_root!();
     let Some(cgroup) = super::bench_box::Cgroup::new() else { return };
-    for user in [true, false] {
+    for (user, unified) in [(true, true), (false, true), (true, false)] {
         let pod = Box::pod(user).await;
         let mut given = Given::shell("sleep 60");
-        given.cgroup = cgroup.procs();
+        given.cgroup = if unified { cgroup.procs() } else { cgroup.procs_of_v1() };
+        if given.cgroup.is_empty() {
+            continue;
+        }
         let (task, _) = pod.make(given).await;
         task.start().await.unwrap();
         let alone = cgroup.members();
@@ -267,4 +279,32 @@ async fn a_terminal_that_is_none_is_refused() {
     assert!(super::setup::chain(&error).contains("terminal"), "{}", super::setup::chain(&error));
     task.remove().await.unwrap();
     pod.end().await;
+}
+
+/// The first process of a pid namespace does not end before the shim has waited for all in it.
+#[tokio::test]
+async fn removing_a_container_and_killing_a_pod_do_not_wait_for_execs() {
+    need_root!();
+    use sandboxd::container::spec::PidMode;
+    for mode in [PidMode::Pod, PidMode::Container] {
+        let pod = Box::pod(true).await;
+        let begun = std::time::Instant::now();
+        for keep in [false, true] {
+            let mut given = Given::shell("sleep 60");
+            given.pid = mode.clone();
+            let (task, _) = pod.make(given).await;
+            task.start().await.unwrap();
+            let held = exec(&*task, "sleep 60").await;
+            drop(exec(&*task, "sleep 60").await);
+            if keep {
+                std::mem::forget((task, held));
+            } else {
+                task.remove().await.unwrap();
+                assert_eq!(task.wait().await.exit, Exit::Signal(libc::SIGKILL));
+                held.wait().await;
+            }
+        }
+        pod.end().await;
+        assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
 }

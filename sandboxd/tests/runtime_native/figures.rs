@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use super::failures::mounts;
 use super::setup::{Planned, Pod, created, need_root, runtime};
 
 const PODS: usize = 20;
@@ -25,16 +26,12 @@ fn processor(pid: i32) -> Duration {
     Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
 }
 
-fn host_mounts() -> usize {
-    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
-}
-
 #[tokio::test]
 async fn twenty_pods_are_quick_small_and_invisible() {
     need_root!();
     let runtime = runtime().await;
     let planned: Vec<Planned> = (0..PODS).map(|_| Planned::userns()).collect();
-    let before = host_mounts();
+    let before = mounts();
     let (mut creates, mut starts, mut kills) = (Vec::new(), Vec::new(), Vec::new());
     let mut pods: Vec<Pod> = Vec::new();
     for one in &planned {
@@ -46,13 +43,13 @@ async fn twenty_pods_are_quick_small_and_invisible() {
         starts.push(begun.elapsed());
         pods.push(pod);
     }
-    assert_eq!(host_mounts(), before, "mounts of pods are in the host's table");
+    assert_eq!(mounts(), before, "mounts of pods are in the host's table");
     let memory: u64 = pods.iter().map(|pod| pss(pod.infra.shim_pid()) + pss(pod.infra.infra_pid())).sum();
     let pauses: u64 = pods.iter().map(|pod| pss(pod.infra.infra_pid())).sum();
     let each = memory / PODS as u64;
     let shims = median(pods.iter().map(|pod| processor(pod.infra.shim_pid())).collect()).0;
     let containers = median(pods.iter().map(|pod| processor(pod.infra.infra_pid())).collect()).0;
-    let mounts = pods[0].proc("mountinfo").lines().count();
+    let inside = pods[0].proc("mountinfo").lines().count();
     let shim_mounts = fs::read_to_string(format!("/proc/{}/mountinfo", pods[0].infra.shim_pid())).unwrap();
     for pod in pods {
         let begun = Instant::now();
@@ -61,7 +58,7 @@ async fn twenty_pods_are_quick_small_and_invisible() {
     }
     println!(
         "{PODS} pods: create {:?}, start {:?}, kill {:?} (median, min, max); PSS {each} kB a pod (pause {} kB); \
-         on a processor: shim {shims:?}, container {containers:?}; {mounts} mounts in the container, {} in its shim",
+         on a processor: shim {shims:?}, container {containers:?}; {inside} mounts in the container, {} in its shim",
         median(creates.clone()),
         median(starts),
         median(kills),

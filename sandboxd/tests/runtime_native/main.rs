@@ -10,6 +10,7 @@ mod figures;
 mod host;
 mod life;
 mod prepared;
+mod sessions;
 mod setup;
 mod streams;
 mod userns;

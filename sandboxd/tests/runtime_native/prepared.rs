@@ -1,17 +1,19 @@
 //! Requests of the CRI all the way down: validated, prepared, made by the native runtime, run.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sandboxd::cgroup::{CgroupSettings, Cgroups, Devices};
 use sandboxd::container::model::ContainerId;
 use sandboxd::container::prepare::{Input, Prepared, prepare};
 use sandboxd::cri::validate::{Host, container_spec};
 use sandboxd::pod::model::{FlowKind, NsKind, Pod as PodModel, PodState, Sysfs};
+use sandboxd::pod::spec::{IpcMode, PidMode};
 use sandboxd::runtime::task::{Task, TaskPlan};
-use sandboxd::runtime::{Exit, HandlerFeatures, namespaces};
+use sandboxd::runtime::{Exit, HandlerFeatures, NetworkPlan, namespaces};
 use sandboxd_api::cri;
 use sandboxd_image::{Image, ImageConfig, ImageId, Layer, LayerId, User};
 
@@ -33,6 +35,11 @@ impl Node {
     async fn of(user: bool, change: impl FnOnce(&mut Planned)) -> Self {
         let mut planned = if user { Planned::userns() } else { Planned::plain() };
         change(&mut planned);
+        Self::planned(planned).await
+    }
+
+    async fn planned(planned: Planned) -> Self {
+        let user = planned.plan.spec.namespaces.user.is_some();
         let pod = started(&runtime().await, &planned).await;
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let place = &planned.plan.dir;
@@ -96,9 +103,19 @@ impl Node {
 
     /// Runs a request to its end: its output and its exit.
     async fn run(&self, config: cri::ContainerConfig) -> (Vec<String>, Exit, ContainerId) {
+        self.run_in(config, |_, _| Vec::new()).await
+    }
+
+    /// With cgroups that are made for it.
+    async fn run_in(
+        &self,
+        config: cri::ContainerConfig,
+        cgroup: impl FnOnce(&ContainerId, &Prepared) -> Vec<OwnedFd>,
+    ) -> (Vec<String>, Exit, ContainerId) {
         let (stdin, tty) = (config.stdin, config.tty);
         let pid = container_spec(config.clone(), &self.model(), &Host::probe()).unwrap().security.pid;
         let (id, prepared) = self.prepare(config);
+        let cgroup = cgroup(&id, &prepared);
         let log = self.dir.path().join(format!("{id}.log"));
         let plan = TaskPlan {
             id: id.clone(),
@@ -110,7 +127,7 @@ impl Node {
             stdin_once: false,
             tty,
             log: Some(fs::File::create(&log).unwrap().into()),
-            cgroup: Vec::new(),
+            cgroup,
         };
         let task = self.pod.infra.create_container(plan).await;
         let task: Arc<dyn Task> = task.unwrap_or_else(|error| panic!("{}", chain(&error)));
@@ -157,7 +174,7 @@ fn image(dir: &Path) -> Image {
     fs::copy("/bin/busybox", one.path.join("bin/busybox")).expect("busybox-static is needed");
     for name in [
         "sh", "cat", "id", "stat", "ls", "touch", "mount", "grep", "sort", "env", "pwd", "echo", "mkdir",
-        "ps", "dd",
+        "ps", "dd", "readlink", "sleep", "test",
     ] {
         symlink("busybox", one.path.join("bin").join(name)).unwrap();
     }
@@ -207,6 +224,8 @@ fn mount(container_path: &str, host_path: &Path) -> cri::Mount {
     }
 }
 
+// cri: ContainerConfig.metadata, ContainerConfig.image, ContainerConfig.command, ContainerConfig.envs
+// cri: KeyValue.key, KeyValue.value
 #[tokio::test]
 async fn a_container_of_an_image() {
     need_root!();
@@ -243,6 +262,10 @@ async fn a_container_of_an_image() {
     }
 }
 
+// cri: LinuxContainerSecurityContext.run_as_user, LinuxContainerSecurityContext.run_as_group
+// cri: LinuxContainerSecurityContext.run_as_username, LinuxContainerSecurityContext.supplemental_groups
+// cri: LinuxContainerSecurityContext.supplemental_groups_policy, LinuxContainerSecurityContext.capabilities
+// cri: Capability.add_ambient_capabilities
 #[tokio::test]
 async fn users_and_their_groups() {
     need_root!();
@@ -270,6 +293,9 @@ async fn users_and_their_groups() {
     }
 }
 
+// cri: LinuxContainerSecurityContext.readonly_rootfs, LinuxContainerSecurityContext.no_new_privs
+// cri: LinuxContainerSecurityContext.masked_paths, LinuxContainerSecurityContext.readonly_paths
+// cri: LinuxContainerSecurityContext.seccomp, LinuxContainerConfig.security_context, ContainerConfig.linux
 #[tokio::test]
 async fn what_confines_a_container() {
     need_root!();
@@ -305,6 +331,8 @@ async fn what_confines_a_container() {
     }
 }
 
+// cri: ContainerConfig.mounts, Mount.container_path, Mount.host_path, Mount.readonly
+// cri: Mount.recursive_read_only, Mount.image, Mount.image_sub_path, Mount.mount_options
 #[tokio::test]
 async fn mounts_of_a_request() {
     need_root!();
@@ -353,6 +381,8 @@ async fn mounts_of_a_request() {
     }
 }
 
+// cri: ContainerConfig.devices, Device.container_path, Device.host_path, Device.permissions
+// cri: ContainerConfig.tty, LinuxContainerSecurityContext.namespace_options
 #[tokio::test]
 async fn devices_terminals_and_pid_namespaces() {
     need_root!();
@@ -379,6 +409,7 @@ async fn devices_terminals_and_pid_namespaces() {
     }
 }
 
+// cri: LinuxContainerSecurityContext.privileged
 #[tokio::test]
 async fn a_privileged_container() {
     need_root!();
@@ -390,6 +421,123 @@ async fn a_privileged_container() {
         assert_eq!(lines[1..], ["Seccomp:\t0", "mounted", "1"], "{lines:?}");
         let all = lines[0].ends_with("000001ffffffffff");
         assert_eq!(all, user, "a new user namespace has all of them: {lines:?}");
+        node.end().await;
+    }
+}
+
+/// What many a system pod is.
+#[tokio::test]
+async fn a_pod_that_shares_the_nodes_namespaces() {
+    need_root!();
+    let mut planned = Planned::with(None, NetworkPlan::Host);
+    planned.plan.spec.namespaces.pid = PidMode::Node;
+    planned.plan.spec.namespaces.ipc = IpcMode::Node;
+    let node = Node::planned(planned).await;
+    let own = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+    let wanted: Vec<String> =
+        ["net", "pid", "ipc", "uts", "user"].map(|kind| own(kind).to_str().unwrap().to_owned()).into();
+    let script = "for n in net pid ipc uts user; do readlink /proc/self/ns/$n; done; ls -d /sys/class/net/lo; \
+                  touch /sys/x 2>/dev/null || echo ro; test -d /proc/$PPID && echo host-proc; \
+                  ls -d /dev/shm /dev/mqueue; touch /etc/hosts && echo hosts";
+    let lines = node
+        .says(script, |c| {
+            context(c).namespace_options = Some(cri::NamespaceOption {
+                network: cri::NamespaceMode::Node.into(),
+                pid: cri::NamespaceMode::Node.into(),
+                ipc: cri::NamespaceMode::Node.into(),
+                ..Default::default()
+            });
+        })
+        .await;
+    assert_eq!(lines[..5], wanted);
+    assert_eq!(lines[5..], ["/sys/class/net/lo", "ro", "host-proc", "/dev/mqueue", "/dev/shm", "hosts"]);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn mounts_that_come_later_get_through_as_asked() {
+    need_root!();
+    use rustix::mount::{
+        MountFlags, MountPropagationFlags, UnmountFlags, mount as mount_at, mount_change, unmount,
+    };
+    for user in [true, false] {
+        let node = Node::new(user).await;
+        let place = node.dir.path().join("shared");
+        fs::create_dir(&place).unwrap();
+        mount_at("tmpfs", &place, "tmpfs", MountFlags::empty(), None).unwrap();
+        mount_change(&place, MountPropagationFlags::SHARED).unwrap();
+        fs::create_dir(place.join("later")).unwrap();
+        let mut asked = config("while ! test -e /slave/later/here; do sleep 0.05; done; ls /private/later");
+        asked.mounts = vec![
+            cri::Mount {
+                propagation: cri::MountPropagation::PropagationHostToContainer.into(),
+                ..mount("/slave", &place)
+            },
+            mount("/private", &place),
+        ];
+        let later = place.join("later");
+        let comes = async {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            mount_at("tmpfs", &later, "tmpfs", MountFlags::empty(), None).unwrap();
+            fs::write(later.join("here"), "").unwrap();
+        };
+        let ran = tokio::time::timeout(std::time::Duration::from_secs(20), async {
+            tokio::join!(node.run(asked), comes).0
+        })
+        .await;
+        let _ = unmount(&later, UnmountFlags::DETACH);
+        unmount(&place, UnmountFlags::DETACH).unwrap();
+        let (lines, exit, _) = ran.expect("the mount did not get through");
+        assert_eq!((exit, lines), (Exit::Code(0), Vec::new()));
+        node.end().await;
+    }
+}
+
+#[tokio::test]
+async fn cgroups_are_seen_and_devices_kept_in() {
+    need_root!();
+    let cgroups = match Cgroups::detect(&CgroupSettings::default()) {
+        Ok(cgroups) => cgroups,
+        Err(error) => {
+            println!("SKIPPED: no cgroups: {}", chain(&error));
+            return;
+        }
+    };
+    // One that is not among those that every container has.
+    if !Path::new("/dev/fuse").exists() {
+        println!("SKIPPED: no /dev/fuse");
+        return;
+    }
+    for user in [true, false] {
+        let node = Node::new(user).await;
+        let mut asked = config(
+            "ls /sys/fs/cgroup | grep -cE '^(memory|cgroup.procs)$'; \
+             for f in /sys/fs/cgroup/memory/tasks /sys/fs/cgroup/cgroup.procs; do echo 1 >> $f; done 2>/dev/null || echo ro; \
+             grep -vc ':/$' /proc/self/cgroup; (: < /dev/readable) && echo readable; \
+             echo x 2>/dev/null > /dev/readable || echo not-writable; echo x > /dev/null && echo null",
+        );
+        asked.devices = vec![cri::Device {
+            container_path: "/dev/readable".into(),
+            host_path: "/dev/fuse".into(),
+            permissions: "r".into(),
+        }];
+        let wanted = ["1", "ro", "0", "readable", "not-writable", "null"].map(String::from).to_vec();
+        let mut made = None;
+        let (lines, exit, _) = node
+            .run_in(asked, |id, prepared| {
+                let planned = cgroups.plan_container("", id).unwrap();
+                let resources = prepared.spec.linux().as_ref().unwrap().resources().clone().unwrap();
+                let devices = Devices::of(resources.devices().as_ref().unwrap()).unwrap();
+                let container =
+                    cgroups.create_container(&planned, &Default::default(), &devices, None).unwrap();
+                let procs = container.procs().unwrap();
+                made = Some((container, planned));
+                procs
+            })
+            .await;
+        let (_, planned) = made.unwrap();
+        cgroups.remove(&planned).unwrap();
+        assert_eq!((exit, lines), (Exit::Code(0), wanted));
         node.end().await;
     }
 }

@@ -1,6 +1,7 @@
 //! What a container runs: command, args, environment, working directory, and what the image says.
 
 use anyhow::ensure;
+use sandboxd_api::cri::ImageSpec;
 use tonic::Code;
 
 use crate::support::{both, refused, userns};
@@ -74,6 +75,7 @@ fn an_image_that_is_not_there_is_named() {
     });
 }
 
+// cri: ContainerStatus.message
 #[test]
 fn a_command_that_cannot_be_run_says_why() {
     both(async |stage| {
@@ -99,6 +101,35 @@ fn a_command_that_cannot_be_run_says_why() {
                 "{status:?}"
             );
             stage.kube.remove(&id).await?;
+        }
+        Ok(())
+    });
+}
+
+// cri: ImageSpec.image, ImageSpec.image_ref, ImageSpec.annotations, ImageSpec.runtime_handler
+// cri: ImageSpec.user_specified_image, ContainerConfig.image, ContainerStatus.image
+#[test]
+fn an_image_is_found_by_its_id_and_shown_as_it_was_asked_for() {
+    userns(async |stage| {
+        let id = stage.kube.run(&stage.pod, stage.container("named").waits()).await?;
+        let image_id = stage.kube.status(&id).await?.image_id;
+        for (name, image, image_ref) in [("image", image_id.as_str(), ""), ("ref", "", image_id.as_str())] {
+            let request = stage.container(name).waits().with(|c| {
+                c.image = Some(ImageSpec {
+                    image: image.to_owned(),
+                    image_ref: image_ref.to_owned(),
+                    annotations: [("note".to_owned(), name.to_owned())].into(),
+                    user_specified_image: "as.they/wrote:it".to_owned(),
+                    runtime_handler: "network-first".to_owned(),
+                });
+            });
+            let id = stage.kube.run(&stage.pod, request).await?;
+            let status = stage.kube.status(&id).await?;
+            ensure!(status.image_id == image_id, "{name}: {status:?}");
+            let shown = status.image.unwrap_or_default();
+            ensure!(shown.image == image_id && shown.user_specified_image == "as.they/wrote:it", "{shown:?}");
+            ensure!(shown.annotations.get("note").is_some_and(|v| v == name), "{shown:?}");
+            ensure!(shown.runtime_handler == "network-first", "{shown:?}");
         }
         Ok(())
     });

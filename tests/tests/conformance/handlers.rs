@@ -14,7 +14,7 @@ use sandboxd_tests::skip::Need;
 use sandboxd_tests::workload::{Kube, log};
 use tonic::Code;
 
-use crate::support::{Stage, both_on_runc, load, refused};
+use crate::support::{Stage, both_on_runc, refused};
 
 /// What runtimes keep under the node's state directory: nothing, once all containers are removed.
 fn kept(node: &Node) -> Result<Vec<String>> {
@@ -180,7 +180,7 @@ fn handlers_report_what_they_can() {
     let config = "[handlers.broken]\nruntime = \"oci\"\npath = \"/bin/false\"\n".to_owned();
     let options = Options { config, ..Options::default() };
     E2e::default().needs(Need::Runc).options(options).run(async |node| {
-        load(node).await?;
+        node.load_busybox()?;
         let kube = Kube::connect(node).await?;
         let status = kube.runtime.clone().status(StatusRequest { verbose: false }).await?.into_inner();
         let of =
@@ -206,7 +206,7 @@ fn crun_works_or_says_why_not() {
         return;
     }
     E2e::default().run(async |node| {
-        load(node).await?;
+        node.load_busybox()?;
         let kube = Kube::connect(node).await?;
         let pod = kube.pod_with(node.pod("crun"), "crun").await?;
         let request = sandboxd_tests::workload::Request::new("c", crate::support::IMAGE);

@@ -13,7 +13,7 @@ use tonic::Code;
 use crate::support::{IMAGE, both, refused, userns};
 
 // cri: CreateContainer, CreateContainerRequest.pod_sandbox_id, CreateContainerRequest.config
-// cri: CreateContainerRequest.sandbox_config, CreateContainerResponse.container_id, StartContainer
+// cri: CreateContainerResponse.container_id, StartContainer
 // cri: StartContainerRequest.container_id, ContainerStatus, ContainerStatusRequest.container_id
 // cri: ContainerStatusResponse.status, ContainerStatus.id, ContainerStatus.metadata, ContainerStatus.state
 // cri: ContainerStatus.created_at, ContainerStatus.started_at, ContainerStatus.finished_at

@@ -2,12 +2,19 @@
 //! fields. `// cri:` above a test names what it shows; `cargo xtask cri-table` writes docs/cri.md from that.
 
 mod command;
+mod devices;
 mod exec_sync;
 mod handlers;
 mod life;
 mod logs;
 mod mounts;
 mod namespaces;
+mod pod_stats;
+mod pods;
 mod resources;
 mod security;
+mod stats;
+mod stdin;
+mod streaming;
 mod support;
+mod version_and_status;

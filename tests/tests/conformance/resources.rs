@@ -22,7 +22,7 @@ fn v2(stage: &Stage<'_>, id: &str) -> bool {
 // cri: LinuxContainerConfig.resources, LinuxContainerResources.cpu_period, LinuxContainerResources.cpu_quota
 // cri: LinuxContainerResources.cpu_shares, LinuxContainerResources.memory_limit_in_bytes
 // cri: LinuxContainerResources.oom_score_adj, LinuxContainerResources.cpuset_cpus
-// cri: LinuxContainerResources.cpuset_mems, LinuxContainerResources.memory_swap_limit_in_bytes
+// cri: LinuxContainerResources.cpuset_mems
 // cri: ContainerStatus.resources, ContainerResources.linux
 #[test]
 fn limits_are_set_and_shown() {
@@ -48,6 +48,7 @@ fn limits_are_set_and_shown() {
             ensure!(file(stage, &id, &["cpu.shares"])? == "512");
         }
         ensure!(file(stage, &id, &["cpuset.cpus"])? == "0");
+        ensure!(file(stage, &id, &["cpuset.mems"])? == "0");
         ensure!(stage.kube.asked(&id, &["cat", "/proc/1/oom_score_adj"]).await? == "500");
         let resources = stage.kube.status(&id).await?.resources.and_then(|r| r.linux).unwrap_or_default();
         ensure!(resources == asked, "{resources:?}");
@@ -112,7 +113,7 @@ fn an_update_is_all_or_an_error() {
     });
 }
 
-// cri: ContainerStatus.message
+// cri: ContainerStatus.reason
 #[test]
 fn a_container_that_runs_out_of_memory_says_so() {
     both(async |stage| {
@@ -128,8 +129,7 @@ fn a_container_that_runs_out_of_memory_says_so() {
     });
 }
 
-// cri: LinuxContainerResources.hugepage_limits, HugepageLimit.page_size, HugepageLimit.limit
-// cri: LinuxContainerResources.unified
+// cri: HugepageLimit.page_size
 #[test]
 fn what_the_machine_does_not_have_is_refused_by_name() {
     userns(async |stage| {
@@ -163,5 +163,19 @@ fn bad_numbers_are_refused_by_name() {
             refused(stage.kube.create(&stage.pod, request).await, Code::InvalidArgument, &[field])?;
         }
         Ok(())
+    });
+}
+
+#[test]
+fn what_is_not_of_linux_is_refused_by_name() {
+    userns(async |stage| {
+        let id = stage.kube.run(&stage.pod, stage.container("linux").waits()).await?;
+        let request = UpdateContainerResourcesRequest {
+            container_id: id,
+            windows: Some(Default::default()),
+            ..Default::default()
+        };
+        let answer = stage.kube.runtime.clone().update_container_resources(request).await;
+        refused(answer, Code::InvalidArgument, &["windows"])
     });
 }

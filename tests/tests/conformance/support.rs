@@ -33,7 +33,7 @@ impl Stage<'_> {
 }
 
 /// The image that tests run: busybox with a few users.
-pub const IMAGE: &str = "sandboxd.test/busybox:1";
+pub const IMAGE: &str = sandboxd_tests::image::BUSYBOX;
 
 /// Runs a test twice, each time on a node of its own: in a pod with a user namespace and in one without.
 pub fn both(test: impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
@@ -60,7 +60,7 @@ pub fn both_on_runc(test: impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
 
 fn staged(e2e: E2e, userns: bool, handler: &str, test: &impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
     e2e.run(async |node| {
-        load(node).await?;
+        node.load_busybox()?;
         let kube = Kube::connect(node).await?;
         let pod = node.pod("stage");
         let pod = kube.pod_with(if userns { pod.userns() } else { pod }, handler).await?;
@@ -69,15 +69,6 @@ fn staged(e2e: E2e, userns: bool, handler: &str, test: &impl AsyncFn(&mut Stage<
             if userns { "in a pod with a user namespace" } else { "in a pod without a user namespace" };
         test(&mut stage).await.context(what)
     });
-}
-
-/// Puts the image into the node.
-pub async fn load(node: &mut Node) -> Result<()> {
-    node.terminate_daemon().await?;
-    let images = sandboxd_image::Images::open(&node.path("root/images"), Default::default())?;
-    images.import("/tmp/busybox.tar".as_ref(), None).await?;
-    drop(images);
-    node.spawn().await
 }
 
 /// A status with this code, whose message has all of these words.

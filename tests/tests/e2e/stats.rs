@@ -23,6 +23,12 @@ fn by_id(id: &str) -> PodSandboxStatsRequest {
     PodSandboxStatsRequest { pod_sandbox_id: id.to_owned() }
 }
 
+// cri: PodSandboxStats, PodSandboxStatsRequest.pod_sandbox_id, PodSandboxStatsResponse.stats
+// cri: PodSandboxStats.attributes, PodSandboxAttributes.id, PodSandboxAttributes.metadata
+// cri: PodSandboxAttributes.labels, PodSandboxAttributes.annotations, PodSandboxStats.linux
+// cri: ListPodSandboxStats, ListPodSandboxStatsRequest.filter, ListPodSandboxStatsResponse.stats
+// cri: PodSandboxStatsFilter.id, PodSandboxStatsFilter.label_selector, StreamPodSandboxStats
+// cri: StreamPodSandboxStatsResponse.pod_sandbox_stats
 #[test]
 fn a_pods_figures_are_read_and_filtered() {
     E2e::default().run(async |node| {
@@ -112,6 +118,7 @@ async fn gathered<M, T>(mut stream: Streaming<M>, items: impl Fn(M) -> Vec<T>) -
     Ok(all)
 }
 
+// cri: StreamPodSandboxMetrics, StreamPodSandboxMetricsResponse.pod_sandbox_metrics
 #[test]
 fn metrics_have_the_labels_that_were_announced() {
     E2e::default().run(async |node| {
@@ -163,6 +170,8 @@ async fn next(events: &mut Streaming<ContainerEventResponse>) -> Result<Containe
     next?.context("the stream has ended")
 }
 
+// cri: GetContainerEvents, ContainerEventResponse.container_id, ContainerEventResponse.container_event_type
+// cri: ContainerEventResponse.pod_sandbox_status
 #[test]
 fn what_happens_to_a_pod_is_told_in_order() {
     use ContainerEventType as T;
@@ -204,6 +213,8 @@ async fn cgroup_file(cri: &Cri, id: &str, controller: &str, file: &str) -> Resul
     Ok(path)
 }
 
+// cri: UpdatePodSandboxResources, UpdatePodSandboxResourcesRequest.pod_sandbox_id
+// cri: UpdatePodSandboxResourcesRequest.resources
 #[test]
 fn a_pods_limits_change_all_together_or_not_at_all() {
     E2e::default().run(async |node| {

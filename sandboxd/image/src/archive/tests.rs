@@ -6,7 +6,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use super::Format;
-use crate::store::{Images, Settings};
+use crate::settings::Settings;
+use crate::store::Images;
 use crate::testing::{image_archive, needs, open};
 
 /// Runs a tool; its output is the test's when it fails.

@@ -26,7 +26,7 @@ pub(crate) use unpack::Source;
 use crate::content::{Digest, private_dir};
 use crate::error::ImageError;
 use crate::model::{Layer, LayerId};
-use crate::store::Limits;
+use crate::settings::Limits;
 
 /// The layout of a layer's directory.
 const VERSION: u64 = 1;

@@ -2,14 +2,24 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, ResolveFlags, openat, openat2, renameat_with, unlinkat,
+};
 use rustix::io::Errno;
 
+/// Levels that are walked at once. What is deeper is moved up first: a container can make a tree deeper than
+/// there are descriptors, or stack.
+const MAX_WALK: u32 = 64;
+
 /// Removes a file or a directory and all that is in it. Links are removed, not followed, and nothing that is
-/// mounted in it is entered: that is an error. Gone already is fine.
+/// mounted in it is entered: that is an error. Gone already is fine. However deep it is, few descriptors and
+/// little stack are used. Blocks.
+///
+/// # Errors
+/// When something in it cannot be removed; the rest may be gone then.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     match unlinkat(CWD, path, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
@@ -17,7 +27,8 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
         Err(e) => return Err(e.into()),
     }
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    empty(openat(CWD, path, flags, Mode::empty())?)?;
+    let top = openat(CWD, path, flags, Mode::empty())?;
+    empty_top(&top)?;
     Ok(unlinkat(CWD, path, AtFlags::REMOVEDIR)?)
 }
 
@@ -28,7 +39,7 @@ pub(crate) fn remove_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(e) => return Err(e.into()),
     }
-    empty(open_child(dir, name)?)?;
+    empty_top(&open_child(dir, name)?)?;
     Ok(unlinkat(dir, name, AtFlags::REMOVEDIR)?)
 }
 
@@ -38,8 +49,19 @@ fn open_child(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     Ok(openat2(dir, name, flags, Mode::empty(), resolve)?)
 }
 
-/// Empties a directory. Its depth is bounded by what was unpacked (`MAX_DEPTH`): one descriptor a level.
-fn empty(dir: OwnedFd) -> io::Result<()> {
+/// Empties a directory, and what was moved up into it from below.
+fn empty_top(top: &OwnedFd) -> io::Result<()> {
+    let mut moved = 0;
+    loop {
+        let before = moved;
+        empty(top, open_child(top.as_fd(), c".")?, MAX_WALK, &mut moved)?;
+        if moved == before {
+            return Ok(());
+        }
+    }
+}
+
+fn empty(top: &OwnedFd, dir: OwnedFd, levels: u32, moved: &mut u64) -> io::Result<()> {
     let mut entries = Dir::new(dir)?;
     while let Some(entry) = entries.read() {
         let entry = entry?;
@@ -48,14 +70,28 @@ fn empty(dir: OwnedFd) -> io::Result<()> {
             continue;
         }
         let dir = entries.fd()?;
-        if entry.file_type() == FileType::Directory {
-            empty(open_child(dir, name)?)?;
-            unlinkat(dir, name, AtFlags::REMOVEDIR)?;
-        } else {
-            remove_at(dir, name)?;
+        match unlinkat(dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::ISDIR | Errno::PERM) if levels == 0 => move_up(dir, name, top, moved)?,
+            Err(Errno::ISDIR | Errno::PERM) => {
+                empty(top, open_child(dir, name)?, levels - 1, moved)?;
+                unlinkat(dir, name, AtFlags::REMOVEDIR)?;
+            }
+            Err(e) => return Err(e.into()),
         }
     }
     Ok(())
+}
+
+/// Gives a directory a name in the topmost one that nothing there has.
+fn move_up(dir: BorrowedFd<'_>, name: &CStr, top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
+    loop {
+        *moved += 1;
+        match renameat_with(dir, name, top, format!(".deep-{moved}"), RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            other => return Ok(other?),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -76,6 +112,23 @@ mod tests {
         std::os::unix::fs::symlink(&outside, &tree).unwrap();
         remove_tree(&tree).unwrap();
         assert!(std::fs::symlink_metadata(&tree).is_err() && outside.join("kept").exists());
+    }
+
+    #[test]
+    fn trees_of_any_depth_and_what_has_the_names_they_are_moved_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        std::fs::create_dir_all(tree.join(".deep-1")).unwrap();
+        let mut here = std::fs::File::open(&tree).map(OwnedFd::from).unwrap();
+        for level in 0..3000 {
+            rustix::fs::mkdirat(&here, "d", Mode::from_raw_mode(0o755)).unwrap();
+            if level % 100 == 0 {
+                rustix::fs::symlinkat("/", &here, "link").unwrap();
+            }
+            here = open_child(here.as_fd(), c"d").unwrap();
+        }
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
     }
 
     #[test]

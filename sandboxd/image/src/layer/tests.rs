@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{Layers, Source, UnpackError, Unpacked};
 use crate::content::Digest;
-use crate::store::Limits;
+use crate::settings::Limits;
 use crate::tar::testing::{Raw, Tar};
 
 /// A layer unpacked, in a directory of its own that has a neighbour to be attacked.

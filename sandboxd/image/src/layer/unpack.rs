@@ -9,8 +9,8 @@ use super::pipe::Pipe;
 use super::tree::Tree;
 use super::{UnpackError, Unpacked};
 use crate::content::Digest;
+use crate::settings::Limits;
 use crate::state::on_disk;
-use crate::store::Limits;
 use crate::tar::{Reader, TarError};
 
 /// What is unpacked.

@@ -172,13 +172,11 @@ impl<R: BufRead> Reader<R> {
         // A sparse map in the data is read from it.
         self.begin_data(stored);
         let mut path = path;
-        if kind == Kind::File {
-            if let Some(found) = self.sparse(header, &pax.sparse)? {
-                kind = Kind::Sparse(found);
-            }
-            if let Some(name) = pax.sparse.name {
-                path = name;
-            }
+        if kind == Kind::File
+            && let Some(found) = self.sparse(header, &pax.sparse)?
+        {
+            kind = Kind::Sparse(found);
+            path = pax.sparse.name.unwrap_or(path);
         }
         Ok(Entry {
             path,

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::model::Image;
-use crate::store::{Images, Settings};
+use crate::settings::Settings;
+use crate::store::Images;
 use crate::testing::{image_archive, open};
 
 /// A store with one image of two layers, closed; its root and the image.
@@ -192,7 +193,57 @@ async fn a_record_of_a_later_layout_is_left_alone() {
     assert!(record.exists());
 }
 
-/// The real thing: a process killed while it imports, again and again.
+/// The work of the process that the next test kills; nothing by itself.
+#[tokio::test]
+async fn imports_until_it_is_killed() {
+    let Some(dir) = std::env::var_os("SANDBOXD_IMAGE_KILLED_IN").map(PathBuf::from) else { return };
+    let images = open(&dir);
+    for archive in ["one.tar", "two.tar"].into_iter().cycle() {
+        let image = Arc::clone(&images.import(&dir.join(archive), None).await.unwrap()[0]);
+        images.remove(&image.id.0).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_process_killed_at_any_time_leaves_a_store_that_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let texts: Vec<_> = (0..40).map(|n| n.to_string()).collect();
+    let layers: Vec<_> = texts.iter().map(String::as_str).collect();
+    image_archive(dir.path(), "one", &layers);
+    image_archive(dir.path(), "two", &layers[20..]);
+    for round in 0..12 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["tests::crash::imports_until_it_is_killed", "--exact"])
+            .env("SANDBOXD_IMAGE_KILLED_IN", dir.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = std::time::Instant::now();
+        while !dir.path().join("store/images").exists() && begun.elapsed().as_secs() < 20 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20 + round * 37));
+        assert_eq!(child.try_wait().unwrap(), None, "it imports without an error until it is killed");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let images = open(dir.path());
+        let root = images.mountpoint().to_owned();
+        images.collect();
+        for image in images.list() {
+            assert!(image.layers.iter().all(|l| l.path.join("dir").is_dir()), "round {round}");
+        }
+        assert_eq!(images.usage(), super::life::measured(&root), "round {round}");
+        assert!(files(&root.join("ingest")).is_empty(), "round {round}");
+        let image = Arc::clone(&images.import(&dir.path().join("one.tar"), None).await.unwrap()[0]);
+        assert_eq!(image.layers.len(), 40);
+        images.list().iter().for_each(|image| images.remove(&image.id.0).unwrap());
+        assert_eq!(images.usage(), crate::Usage::default());
+        drop(images);
+        fs::remove_dir(root.join("images")).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn partial_files_torn_at_any_byte_do_no_harm() {
     let dir = tempfile::tempdir().unwrap();

@@ -10,7 +10,8 @@ use crate::error::ImageError;
 use crate::ingest::{Names, Slot};
 use crate::manifest::Descriptor;
 use crate::model::{Image, LayerId};
-use crate::store::{Images, Limits, Settings, Usage};
+use crate::settings::{Limits, Settings, Usage};
+use crate::store::Images;
 use crate::testing::{image_archive, layer_tar, open};
 
 async fn import(images: &Arc<Images>, dir: &Path, name: &str, layers: &[&str]) -> Arc<Image> {
@@ -19,7 +20,7 @@ async fn import(images: &Arc<Images>, dir: &Path, name: &str, layers: &[&str]) -
 }
 
 /// What the store's directories really take.
-fn measured(root: &Path) -> Usage {
+pub(super) fn measured(root: &Path) -> Usage {
     fn walk(path: &Path, usage: &mut Usage) {
         let stat = fs::symlink_metadata(path).unwrap();
         usage.bytes += if stat.is_dir() { 4096 } else { stat.len().next_multiple_of(4096) };
@@ -439,6 +440,44 @@ async fn an_unpack_that_is_dropped_leaves_nothing() {
         tokio::time::sleep(brief).await;
     }
     assert_eq!(images.usage(), Usage::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_at_once_leave_the_books_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = open(dir.path());
+    let texts = ["a", "b", "c", "d"];
+    let archives: Vec<_> =
+        (0..4).map(|n| image_archive(dir.path(), &format!("i{n}"), &texts[..=n])).collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..6 {
+        let (images, archives) = (Arc::clone(&images), archives.clone());
+        tasks.spawn(async move {
+            for round in 0..12 {
+                let n = (task * 7 + round * 5) % 4;
+                let image = Arc::clone(&images.import(&archives[n], None).await.unwrap()[0]);
+                let ids: Vec<_> = image.layers.iter().map(|l| l.id.clone()).collect();
+                // Another task may have removed it just now; a hold that was given holds.
+                let hold = images.hold(&ids);
+                let images = Arc::clone(&images);
+                tokio::task::spawn_blocking(move || images.remove(&image.id.0).unwrap()).await.unwrap();
+                if let Ok(hold) = hold {
+                    tokio::task::yield_now().await;
+                    assert_eq!(hold.layers().count(), ids.len());
+                }
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert!(images.list().is_empty());
+    assert_eq!(images.usage(), Usage::default());
+    let root = images.mountpoint().to_owned();
+    drop(images);
+    for dir in ["blobs/sha256", "layers", "ingest", "images"] {
+        assert_eq!(names_in(&root.join(dir)), 0, "{dir}");
+    }
 }
 
 #[tokio::test]

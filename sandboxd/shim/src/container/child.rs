@@ -1,10 +1,12 @@
-//! A child of the shim's, by its pidfd: how it ended, and when.
+//! Children of the shim's, by pidfd: how each ended, and when.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use sandboxd_shim::proto::{Ended, Exit};
@@ -18,6 +20,54 @@ pub struct Child {
     pub pid: i32,
     pub pidfd: OwnedFd,
     pub ended: Option<Ended>,
+}
+
+thread_local! {
+    /// Children that were given up before they had ended. They have to be waited for all the same: the first
+    /// process of a pid namespace does not end before all others in it are, also those whose parent is the shim.
+    static STRAYS: RefCell<Vec<Rc<OwnedFd>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Descriptors that are readable when there is something for [`reap_strays`].
+pub fn strays() -> Vec<Rc<OwnedFd>> {
+    STRAYS.with_borrow(Clone::clone)
+}
+
+/// Waits for the strays that have ended.
+pub fn reap_strays() {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let runs = |pidfd: &Rc<OwnedFd>| matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(None));
+    STRAYS.with_borrow_mut(|all| all.retain(runs));
+}
+
+/// Waits until a process has ended, and meanwhile for strays, which it may be waiting for itself. `false`: it has
+/// not by the deadline.
+pub fn await_end(pidfd: BorrowedFd<'_>, deadline: Option<Instant>) -> bool {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        let strays = strays();
+        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        fds.extend(strays.iter().map(|stray| PollFd::new(&**stray, PollFlags::IN)));
+        let polled = poll(&mut fds, timeout.as_ref());
+        if fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
+            return true;
+        }
+        reap_strays();
+        if polled == Ok(0) || left.is_some_and(|left| left.is_zero()) {
+            return false;
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.reap().is_none()
+            && let Ok(pidfd) = fcntl_dupfd_cloexec(&self.pidfd, 3)
+        {
+            STRAYS.with_borrow_mut(|all| all.push(Rc::new(pidfd)));
+        }
+    }
 }
 
 impl Child {
@@ -61,7 +111,7 @@ impl Child {
     pub fn kill(&mut self) -> Option<Ended> {
         if self.reap().is_none() {
             let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-            let _ = readable(self.pidfd.as_fd(), Instant::now() + KILL);
+            await_end(self.pidfd.as_fd(), Some(Instant::now() + KILL));
         }
         self.reap()
     }

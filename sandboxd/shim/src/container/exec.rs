@@ -91,8 +91,10 @@ pub fn execute(
     if container.user {
         join |= libc::CLONE_NEWUSER;
     }
+    let born = cgroup.as_ref().zip(container.exec_cgroups.as_ref());
     let how = Launch {
         cgroups,
+        born: born.map(|(own, all)| (own.dir.as_fd(), all.instead_of)),
         oom_score_adj: command.process.oom_score_adj,
         limits: &command.process.rlimits,
         join: vec![(container.child.pidfd.as_fd(), join)],
@@ -201,10 +203,9 @@ impl Exec {
     /// those that have left it.
     pub fn kill(&mut self) {
         if let Some(cgroup) = &self.cgroup {
-            let killed = kernel_kills(cgroup);
-            if killed.is_err() {
-                kill::kill_all(|| kill::members(cgroup.procs.as_fd()).unwrap_or_default());
-            }
+            // All at once where the kernel can; then they are waited for, and those that v1 has are killed.
+            let _ = kernel_kills(cgroup);
+            kill::kill_all(|| kill::members(cgroup.procs.as_fd()).unwrap_or_default());
         } else if self.child.reap().is_none() {
             let root = self.child.pid;
             kill::kill_all(|| kill::tree(root));
@@ -230,7 +231,9 @@ impl Cgroups {
         let make = || {
             Linux.make_dir(self.dir.as_fd(), &name)?;
             let dir = Linux.open(self.dir.as_fd(), &name, false)?;
-            let procs = Linux.open(dir.as_fd(), "cgroup.procs", true)?;
+            // v1's `tasks` takes a process of one thread without a grace period of the kernel's.
+            let tasks = Linux.open(dir.as_fd(), "tasks", true);
+            let procs = tasks.or_else(|_| Linux.open(dir.as_fd(), "cgroup.procs", true))?;
             Ok::<_, Errno>(Cgroup { dir, procs })
         };
         let made = make().ok();

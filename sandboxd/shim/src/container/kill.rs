@@ -59,7 +59,8 @@ fn certain(list: impl Fn() -> Vec<i32>) -> Vec<(i32, OwnedFd)> {
     found
 }
 
-/// The pids of a cgroup, through its `cgroup.procs`, which may be open for writing only.
+/// The pids of a cgroup, through its `cgroup.procs`, which may be open for writing only. Those of v1's `tasks` are
+/// those of threads too, for which there are no pidfds.
 pub fn members(procs: BorrowedFd<'_>) -> Option<Vec<i32>> {
     let text = std::fs::read_to_string(format!("/proc/self/fd/{}", procs.as_raw_fd())).ok()?;
     Some(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect())

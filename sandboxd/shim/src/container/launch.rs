@@ -51,8 +51,11 @@ pub enum Word {
 /// What the go-between does.
 #[derive(Debug)]
 pub struct Launch<'a> {
-    /// `cgroup.procs`, to be joined in this order.
+    /// `cgroup.procs` of v2, `tasks` of v1, to be joined in this order.
     pub cgroups: Vec<BorrowedFd<'a>>,
+    /// The directory of one of them, and which it is. In one of v2 the process is born: to move there, as with
+    /// `cgroup.procs` of v1, waits for a grace period of the kernel's, some 7 ms.
+    pub born: Option<(BorrowedFd<'a>, usize)>,
     pub oom_score_adj: Option<i32>,
     pub limits: &'a [Rlimit],
     /// A pidfd, and which of its namespaces to join; in this order.
@@ -85,10 +88,10 @@ pub fn launch(
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .step(|| "make a socket pair for the container".into())
         .map_err(|error| error.failure(None))?;
-    let forked = Linux.clone3(0).step(|| "fork".into()).map_err(|error| error.failure(None))?;
+    let (forked, born) = fork(launch).step(|| "fork".into()).map_err(|error| error.failure(None))?;
     let Forked::Parent { pid, pidfd } = forked else {
         drop(ours);
-        go_between(launch, &theirs, inside)
+        go_between(launch, born, &theirs, inside)
     };
     drop(theirs);
     let mut between = Child::new(pid, pidfd);
@@ -99,12 +102,23 @@ pub fn launch(
     launched
 }
 
+/// Says which of the cgroups the child is in already.
+fn fork(launch: &Launch<'_>) -> Result<(Forked, Option<usize>), Errno> {
+    if let Some((dir, position)) = launch.born
+        && let Ok(forked) = Linux::fork_into(dir)
+    {
+        return Ok((forked, Some(position)));
+    }
+    Ok((Linux.clone3(0)?, None))
+}
+
 fn go_between(
     launch: &Launch<'_>,
+    born: Option<usize>,
     link: &OwnedFd,
     inside: impl FnOnce(BorrowedFd<'_>, Vec<String>) -> StepError,
 ) -> ! {
-    match enter(&Linux, launch) {
+    match enter(&Linux, launch, born) {
         Ok((Forked::Child, warnings)) => {
             let failed = inside(link.as_fd(), warnings);
             report(link.as_fd(), failed);
@@ -121,9 +135,14 @@ fn go_between(
 }
 
 /// The go-between's work. Returns in both processes, in the new one with the warnings.
-pub fn enter<K: Guest>(kernel: &K, launch: &Launch<'_>) -> Result<(Forked, Vec<String>), StepError> {
+pub fn enter<K: Guest>(
+    kernel: &K,
+    launch: &Launch<'_>,
+    born: Option<usize>,
+) -> Result<(Forked, Vec<String>), StepError> {
     let mut warnings = Vec::new();
-    for procs in &launch.cgroups {
+    let cgroups = launch.cgroups.iter().enumerate().filter(|(position, _)| Some(*position) != born);
+    for (_, procs) in cgroups {
         kernel.put(*procs, b"0").step(|| "join the container's cgroup".into())?;
     }
     if let Some(score) = launch.oom_score_adj {

@@ -24,6 +24,7 @@ mod tests;
 use std::convert::Infallible;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use sandboxd_shim::plan::container::{Command, ContainerPlan, PidNs};
@@ -83,7 +84,7 @@ pub struct Container {
     pub child: Child,
     /// Until it is started.
     gate: Option<Gate>,
-    /// `cgroup.procs` of its cgroups.
+    /// `cgroup.procs` of v2 and `tasks` of v1 of its cgroups.
     cgroups: Vec<OwnedFd>,
     exec_cgroups: Option<exec::Cgroups>,
     seccomp: Option<Vec<u8>>,
@@ -141,8 +142,13 @@ pub fn create(
     let cgroups = plan.cgroup.iter().map(|index| descriptor(&fds, *index)).collect::<Result<Vec<_>, _>>();
     let cgroups = cgroups.step(|| "find the container's cgroup".into()).map_err(outside)?;
     let (join, new) = namespaces(pod, infra, target, &plan.pid);
+    let born = plan
+        .exec_cgroups
+        .as_ref()
+        .map(|place| descriptor(&fds, place.dir).map(|dir| (dir, usize::from(place.instead_of))));
     let how = Launch {
         cgroups,
+        born: born.transpose().step(|| "find the container's cgroup".into()).map_err(outside)?,
         oom_score_adj: plan.command.process.oom_score_adj,
         limits: &plan.command.process.rlimits,
         join,
@@ -293,7 +299,7 @@ impl Container {
     /// Kills all of it, as far as it can be found.
     pub fn kill(&mut self, buffers: &mut Buffers) {
         self.child.signal(libc::SIGKILL).ok();
-        let _ = child::readable(self.child.pidfd.as_fd(), std::time::Instant::now() + child::KILL);
+        child::await_end(self.child.pidfd.as_fd(), Some(Instant::now() + child::KILL));
         self.reap(buffers);
         if let Some(carrier) = &self.oci {
             carrier.delete(&self.id);
@@ -309,8 +315,9 @@ impl Container {
 
     /// The processes in its cgroup: all of them, where it has one.
     fn members(&self) -> Vec<i32> {
-        let mut found =
-            self.cgroups.iter().find_map(|procs| kill::members(procs.as_fd())).unwrap_or_default();
+        // v2, which lists processes, is the last.
+        let lists = self.cgroups.iter().rev();
+        let mut found = lists.map(AsFd::as_fd).find_map(kill::members).unwrap_or_default();
         if let Some(cgroups) = &self.exec_cgroups {
             found.extend(cgroups.members());
         }

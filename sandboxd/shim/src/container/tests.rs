@@ -99,12 +99,13 @@ fn what_takes_the_hosts_privileges_comes_before_the_join() {
     let command = command();
     let launch = Launch {
         cgroups: vec![procs.as_fd()],
+        born: None,
         oom_score_adj: Some(100),
         limits: &command.process.rlimits,
         join: vec![(infra.as_fd(), libc::CLONE_NEWUSER | libc::CLONE_NEWNET)],
         new: libc::CLONE_NEWNS,
     };
-    enter(&kernel, &launch).unwrap();
+    enter(&kernel, &launch, None).unwrap();
     in_order(
         &kernel,
         &[
@@ -122,15 +123,16 @@ fn a_score_that_may_not_be_set_is_a_warning_and_a_cgroup_that_cannot_be_joined_a
     let (procs, infra) = (fd(), fd());
     let launch = Launch {
         cgroups: vec![procs.as_fd()],
+        born: None,
         oom_score_adj: Some(-998),
         limits: &[],
         join: vec![(infra.as_fd(), libc::CLONE_NEWUSER)],
         new: 0,
     };
     let kernel = Fake::failing("write /proc/self/oom_score_adj", Errno::ACCESS);
-    let (_, warnings) = enter(&kernel, &launch).unwrap();
+    let (_, warnings) = enter(&kernel, &launch, None).unwrap();
     assert!(warnings[0].contains("-998"), "{warnings:?}");
-    let error = enter(&Fake::failing("put", Errno::BUSY), &launch).unwrap_err();
+    let error = enter(&Fake::failing("put", Errno::BUSY), &launch, None).unwrap_err();
     assert_eq!((error.step.as_str(), error.errno), ("join the container's cgroup", Errno::BUSY));
 }
 

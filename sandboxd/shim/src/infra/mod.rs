@@ -29,7 +29,7 @@ use sandboxd_shim::proto::{Exit, Failure, decode, encode};
 use sandboxd_shim::wire;
 use serde::{Deserialize, Serialize};
 
-use crate::container::child::readable;
+use crate::container::child::{self, readable};
 use crate::kernel::{Forked, Linux};
 use crate::step::{Step, StepError};
 
@@ -159,7 +159,11 @@ impl Infra {
     pub fn kill(&mut self) -> Exit {
         if self.exit.is_none() {
             let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-            self.wait(WaitIdOptions::EXITED);
+        }
+        // It ends after all others in its pid namespace, and some of those are ours to wait for.
+        while self.exit.is_none() {
+            child::await_end(self.pidfd.as_fd(), None);
+            self.reap();
         }
         self.exit.unwrap_or(Exit::Unknown)
     }

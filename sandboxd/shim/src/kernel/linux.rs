@@ -42,6 +42,45 @@ pub fn register(value: i32) -> usize {
     value as usize
 }
 
+/// linux/sched.h (5.7).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+impl Linux {
+    /// fork(2) whose child is born in a cgroup of v2. EBADF for the directory of another hierarchy.
+    pub fn fork_into(cgroup: BorrowedFd<'_>) -> Result<Forked> {
+        clone3(0, Some(cgroup))
+    }
+}
+
+/// clone3 with a pidfd, in the cgroup of v2 whose directory is given.
+fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked> {
+    let mut pidfd: i32 = -1;
+    // SAFETY: plain integers, for which zero means "not used".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags | u64::from(libc::CLONE_PIDFD.unsigned_abs());
+    args.pidfd = (&raw mut pidfd).addr() as u64;
+    // A sibling has the signal of this process; to name one is EINVAL.
+    if flags & u64::from(libc::CLONE_PARENT.unsigned_abs()) == 0 {
+        args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+    }
+    if let Some(dir) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(dir.as_raw_fd().unsigned_abs());
+    }
+    let address = (&raw mut args).expose_provenance();
+    (&raw mut pidfd).expose_provenance();
+    // SAFETY: the arguments live on this stack; without CLONE_VM the child gets its own copy of it. This
+    // process has one thread, so the child finds no lock held by a thread it does not have.
+    match unsafe { syscall(libc::SYS_clone3, [address, size_of::<libc::clone_args>(), 0, 0, 0]) }? {
+        0 => Ok(Forked::Child),
+        pid => {
+            // SAFETY: the kernel wrote a new descriptor that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Forked::Parent { pid: i32::try_from(pid).map_err(|_| Errno::OVERFLOW)?, pidfd })
+        }
+    }
+}
+
 impl Kernel for Linux {
     fn unshare(&self, flags: i32) -> Result<()> {
         // SAFETY: takes no pointers; this process has one thread and shares nothing that unshare would split.
@@ -55,30 +94,7 @@ impl Kernel for Linux {
     }
 
     fn clone3(&self, flags: u64) -> Result<Forked> {
-        let mut pidfd: i32 = -1;
-        // SAFETY: plain integers, for which zero means "not used".
-        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        args.flags = flags | u64::from(libc::CLONE_PIDFD.unsigned_abs());
-        args.pidfd = (&raw mut pidfd).addr() as u64;
-        // A sibling has the exit signal of the process that made it, and may name none.
-        if flags & u64::from(libc::CLONE_PARENT.unsigned_abs()) == 0 {
-            // A sibling has the signal of this process; to name one is EINVAL.
-            if flags & u64::from(libc::CLONE_PARENT.unsigned_abs()) == 0 {
-                args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
-            }
-        }
-        let address = (&raw mut args).expose_provenance();
-        (&raw mut pidfd).expose_provenance();
-        // SAFETY: the arguments live on this stack; without CLONE_VM the child gets its own copy of it. This
-        // process has one thread, so the child finds no lock held by a thread it does not have.
-        match unsafe { syscall(libc::SYS_clone3, [address, size_of::<libc::clone_args>(), 0, 0, 0]) }? {
-            0 => Ok(Forked::Child),
-            pid => {
-                // SAFETY: the kernel wrote a new descriptor that nobody else owns.
-                let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-                Ok(Forked::Parent { pid: i32::try_from(pid).map_err(|_| Errno::OVERFLOW)?, pidfd })
-            }
-        }
+        clone3(flags, None)
     }
 
     fn hostname(&self, name: &str) -> Result<()> {

@@ -13,7 +13,8 @@ pub struct ContainerPlan {
     pub pid: PidNs,
     /// A cgroup namespace of its own, rooted at the container's cgroup.
     pub cgroup_namespace: bool,
-    /// `cgroup.procs` of the container's cgroup in each hierarchy, v1 first. Joined before anything else.
+    /// `tasks` (v1) or `cgroup.procs` (v2) of the container's cgroup in each hierarchy, v1 first. Joined before
+    /// anything else.
     pub cgroup: Vec<u8>,
     /// A directory of a cgroup in which each exec gets a cgroup of its own, so that all of it can be killed.
     pub exec_cgroups: Option<ExecCgroups>,

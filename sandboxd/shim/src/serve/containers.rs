@@ -129,10 +129,13 @@ impl Containers {
         for container in &mut self.all {
             let _ = container.child.signal(libc::SIGKILL);
         }
+        // Before the containers: the first process of a pid namespace waits for those in it.
+        for mut exec in self.execs.drain(..) {
+            exec.kill();
+        }
         for mut container in self.all.drain(..) {
             container.kill(buffers);
         }
-        self.execs.clear();
     }
 
     pub fn handle(
@@ -276,9 +279,13 @@ impl Containers {
                 resized.map_err(|errno| not_done("resize the container's terminal", errno))?;
             }
             Verb::Remove => {
+                let _ = container.child.signal(libc::SIGKILL);
+                // Its end may be waiting for theirs.
+                for mut exec in self.execs.extract_if(.., |exec| exec.container == container.id) {
+                    exec.kill();
+                }
                 container.kill(buffers);
                 let gone = self.all.remove(position);
-                self.execs.retain(|exec| exec.container != gone.id);
                 trim();
                 return Ok(only(Reply::Removed { exit: gone.child.ended }));
             }

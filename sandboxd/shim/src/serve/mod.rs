@@ -21,7 +21,7 @@ use sandboxd_shim::proto::{
 };
 use sandboxd_shim::wire::{self, Received};
 
-use crate::container::{Surroundings, oci, stage};
+use crate::container::{Surroundings, child, oci, stage};
 use crate::infra::{self, Infra};
 use crate::io::{Buffers, Slot};
 use crate::kernel::{Kernel, Linux, here};
@@ -97,6 +97,7 @@ impl Shim {
                     infra.reap();
                 }
                 made.containers.reap(&mut self.buffers);
+                child::reap_strays();
             }
             if made.infra.is_none() {
                 let containers = &made.containers;
@@ -116,6 +117,7 @@ impl Shim {
     fn wait(&mut self) -> Vec<Event> {
         let timeout = self.made.as_mut().and_then(|made| made.containers.timeout());
         let timeout = timeout.and_then(|most| Timespec::try_from(most).ok());
+        let strays = child::strays();
         let mut fds = Vec::new();
         let mut events = Vec::new();
         let mut add = |event, fd, flags| {
@@ -124,6 +126,9 @@ impl Shim {
         };
         for client in &self.clients {
             add(Event::Client(client.number), client.socket.as_fd(), PollFlags::IN);
+        }
+        for stray in &strays {
+            add(Event::End, stray.as_fd(), PollFlags::IN);
         }
         if let Some(made) = &self.made {
             add(Event::Listener, made.listener.as_fd(), PollFlags::IN);

@@ -52,7 +52,7 @@ pub enum CdiError {
 ///
 /// # Errors
 /// [`CdiError`] naming the device.
-pub fn edits(names: &[String], directories: &[&Path], user: &User, userns: bool) -> Result<Edits, CdiError> {
+pub fn edits(names: &[String], directories: &[&Path], user: &User) -> Result<Edits, CdiError> {
     let mut edits = Edits::default();
     if names.is_empty() {
         return Ok(edits);
@@ -63,7 +63,7 @@ pub fn edits(names: &[String], directories: &[&Path], user: &User, userns: bool)
     let mut general: BTreeMap<&Path, ()> = BTreeMap::new();
     for name in names {
         let (file, device) = find(name, &found)?.ok_or_else(|| unknown(name, directories, &broken))?;
-        let mut apply = Apply { name, file: &file.path, user, userns, edits: &mut edits };
+        let mut apply = Apply { name, file: &file.path, user, edits: &mut edits };
         apply.all(device)?;
         // What goes with every device of a file, once.
         if general.insert(&file.path, ()).is_none() {
@@ -100,7 +100,6 @@ struct Apply<'a> {
     name: &'a str,
     file: &'a Path,
     user: &'a User,
-    userns: bool,
     edits: &'a mut Edits,
 }
 
@@ -191,12 +190,9 @@ impl Apply<'_> {
                     .set_file_mode(node.file_mode.or(Some(meta.mode() & 0o777)));
             }
         }
-        // Without an owner of its own a device belongs to the container's user. A user namespace has the node
-        // bound, with the host's owner.
+        // Without an owner of its own a device belongs to the container's user.
         let own = |id: u32| (id > 0).then_some(id);
-        if !self.userns {
-            device.set_uid(node.uid.or(own(self.user.uid))).set_gid(node.gid.or(own(self.user.gid)));
-        }
+        device.set_uid(node.uid.or(own(self.user.uid))).set_gid(node.gid.or(own(self.user.gid)));
         let permissions = node.permissions.as_deref().filter(|p| !p.is_empty()).unwrap_or("rwm");
         if !permissions.chars().all(|letter| "rwm".contains(letter)) {
             return Err(self.invalid("not permissions", permissions));

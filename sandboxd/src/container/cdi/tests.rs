@@ -20,9 +20,10 @@ const YAML: &str = "cdiVersion: 1.0.0\nkind: example.com/nic\ndevices:\n- name: 
 
 fn of(names: &[&str], directories: &[&Path], user: &User) -> Result<Edits, String> {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    edits(&names, directories, user, false).map_err(|error| error.to_string())
+    edits(&names, directories, user).map_err(|error| error.to_string())
 }
 
+// cri: ContainerConfig.CDI_devices
 #[test]
 fn devices_are_found_in_both_forms() {
     let dir = tempfile::tempdir().unwrap();

@@ -47,14 +47,14 @@ pub(super) fn files(
     Ok(files)
 }
 
-fn hosts_file(pod: &Pod, hostname: &str) -> Result<String, PrepareError> {
+fn hosts_file(pod: &Pod, hostname: &str) -> Result<Vec<u8>, PrepareError> {
     if pod.spec.namespaces.network == NetworkMode::Node {
-        let mut text = String::new();
+        let mut text = Vec::new();
         let file = match std::fs::File::open(HOST_HOSTS) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(text),
             other => other,
         };
-        let read = file.and_then(|file| file.take(HOSTS_MAX).read_to_string(&mut text));
+        let read = file.and_then(|file| file.take(HOSTS_MAX).read_to_end(&mut text));
         return read
             .map(|_| text)
             .map_err(|source| PrepareError::Io { action: format!("reading {HOST_HOSTS}"), source });
@@ -63,5 +63,5 @@ fn hosts_file(pod: &Pod, hostname: &str) -> Result<String, PrepareError> {
     for ip in &pod.ips {
         let _ = writeln!(text, "{ip}\t{hostname}");
     }
-    Ok(text)
+    Ok(text.into_bytes())
 }

@@ -123,7 +123,7 @@ pub fn prepare(input: &Input) -> Result<Prepared, PrepareError> {
     let taken: Vec<&str> = spec.mounts.iter().map(|mount| mount.container_path.as_str()).collect();
     let volumes = volumes::make(root.as_fd(), &config.volumes, &taken, &input.dir, maps)?;
     let directories = cdi::DIRECTORIES.map(Path::new);
-    let edits = cdi::edits(&spec.cdi_devices, &directories, &user, userns.is_some())?;
+    let edits = cdi::edits(&spec.cdi_devices, &directories, &user)?;
     let made = spec::container(&ContainerInput {
         id: &input.id,
         pod,

@@ -84,7 +84,10 @@ pub(super) fn open(
         let source = match (origin, asked.map(|asked| &asked.source)) {
             (_, Some(MountSource::Image { image, sub_path })) => {
                 let path = mount.destination().display().to_string();
-                Some(of_image(input, image, sub_path, &path, userns)?)
+                let dir = input.dir.join("images").join(index.to_string());
+                let made = of_image(input, image, sub_path, (&path, &dir), userns)?;
+                warnings.extend(made.warnings);
+                Some(made.mount)
             }
             // A volume's files have the ids of the host.
             (Origin::Own | Origin::Volume, _) => None,
@@ -103,9 +106,9 @@ fn of_image(
     input: &Input,
     reference: &crate::container::spec::ImageRef,
     sub_path: &str,
-    path: &str,
+    (path, dir): (&str, &Path),
     userns: Option<Userns<'_>>,
-) -> Result<OwnedFd, PrepareError> {
+) -> Result<rootfs::Made, PrepareError> {
     let failed = |words: &str, source| PrepareError::ImageVolume {
         image: reference.image.clone(),
         path: path.to_owned(),
@@ -114,7 +117,7 @@ fn of_image(
     };
     let image = (input.find_image)(reference);
     let image = image.ok_or_else(|| failed(": the image is not on this node, pull it first", None))?;
-    rootfs::image(&image.layers, sub_path, &input.dir, userns)
+    rootfs::image(&image.layers, sub_path, dir, userns)
         .map_err(|source| failed(" cannot be mounted", Some(Box::new(source))))
 }
 

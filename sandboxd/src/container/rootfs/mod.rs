@@ -31,6 +31,7 @@ use crate::pod::spec::IdMappings;
 pub use detached::{Depth, idmap};
 
 use detached::sub_tree;
+use shifted::Refusal;
 
 /// The user namespace of a pod, for idmapped mounts.
 #[derive(Debug, Clone, Copy)]
@@ -96,16 +97,12 @@ pub struct Made {
 pub fn root(layers: &[Layer], dir: &Path, userns: Option<Userns<'_>>) -> Result<Made, RootfsError> {
     let lowers = lowers(layers)?;
     make_upper(dir, lowers.first().copied())?;
-    match overlay::mount(&lowers, Some(dir), dir, userns) {
-        Err(RootfsError::NoIdmap { path, fs, source }) => {
-            shifted::root(&lowers, dir, userns, &path, &fs, &source)
-        }
-        other => other.map(|mount| Made { mount, warnings: Vec::new() }),
-    }
+    let mounted = overlay::mount(&lowers, Some(dir), dir, userns);
+    or_shifted(mounted, userns, |userns, refusal| shifted::root(&lowers, dir, userns, refusal))
 }
 
-/// An image's file system, read-only, or a directory (or file) of it. `dir` is where an empty directory may be
-/// made.
+/// An image's file system, read-only, or a directory (or file) of it. `dir` is a directory for what has to be made
+/// on the way, which is nothing on most nodes.
 ///
 /// # Errors
 /// [`RootfsError`].
@@ -114,13 +111,31 @@ pub fn image(
     sub_path: &str,
     dir: &Path,
     userns: Option<Userns<'_>>,
-) -> Result<OwnedFd, RootfsError> {
+) -> Result<Made, RootfsError> {
     let lowers = lowers(layers)?;
-    let mount = overlay::mount(&lowers, None, dir, userns)?;
-    let mount = if sub_path.is_empty() { mount } else { sub_tree(mount, sub_path)? };
-    detached::read_only(mount.as_fd())
+    let mounted = overlay::mount(&lowers, None, dir, userns);
+    let mut made =
+        or_shifted(mounted, userns, |userns, refusal| shifted::image(&lowers, dir, userns, refusal))?;
+    if !sub_path.is_empty() {
+        made.mount = sub_tree(made.mount, sub_path)?;
+    }
+    detached::read_only(made.mount.as_fd())
         .map_err(|errno| RootfsError::io("making an image's mount read-only", errno))?;
-    Ok(mount)
+    Ok(made)
+}
+
+/// The other way, where the file system of the layers cannot be idmapped.
+fn or_shifted(
+    mounted: Result<OwnedFd, RootfsError>,
+    userns: Option<Userns<'_>>,
+    other: impl FnOnce(Userns<'_>, &Refusal) -> Result<Made, RootfsError>,
+) -> Result<Made, RootfsError> {
+    match (mounted, userns) {
+        (Err(RootfsError::NoIdmap { path, fs, source }), Some(userns)) => {
+            other(userns, &Refusal { path, fs, source })
+        }
+        (mounted, _) => mounted.map(|mount| Made { mount, warnings: Vec::new() }),
+    }
 }
 
 /// A path in a mount, never out of it, whatever its symbolic links say.

@@ -12,7 +12,7 @@ use rustix::mount::{
 };
 
 use super::detached::{Depth, copy_tree, idmap, on_thread, own_namespace};
-use super::{RootfsError, Userns, open_dir};
+use super::{RootfsError, Userns, file_system, open_dir};
 
 /// A directory that takes part in an overlay.
 struct Part {
@@ -107,7 +107,8 @@ enum Unable {
 
 fn by_descriptor(parts: &Parts, base: Option<&Path>) -> Result<OwnedFd, Unable> {
     let refused = |context: Option<BorrowedFd<'_>>, errno: Errno| {
-        let words = context.map(words).unwrap_or_default();
+        let on = base.map(|path| format!(", the upper one on {}", file_system(path))).unwrap_or_default();
+        let words = on + &context.map(words).unwrap_or_default();
         Unable::Refused(RootfsError::Overlay { layers: parts.lowers.len(), words, source: errno.into() })
     };
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| refused(None, errno))?;

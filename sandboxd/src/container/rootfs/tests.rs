@@ -233,7 +233,7 @@ fn an_image_as_a_volume_is_read_only() {
             let layers = layers(&base, count);
             let spare = base.join("c");
             fs::create_dir_all(&spare).unwrap();
-            let mount = image(&layers, "", &spare, userns).unwrap();
+            let mount = image(&layers, "", &spare, userns).unwrap().mount;
             let flags = OFlags::WRONLY | OFlags::CREATE;
             let written = rustix::fs::openat(&mount, "x", flags, Mode::RUSR);
             assert_eq!(written.unwrap_err(), Errno::ROFS);
@@ -246,11 +246,11 @@ fn an_image_as_a_volume_is_read_only() {
             fs::write(top.join("a/b/deep"), "deep").unwrap();
             symlink("/a/b", top.join("link")).unwrap();
             symlink(format!("{}{}", "../".repeat(30), dir.path().display()), top.join("out")).unwrap();
-            let sub = image(&layers, "a/b", &spare, userns).unwrap();
+            let sub = image(&layers, "a/b", &spare, userns).unwrap().mount;
             assert_eq!(read(&sub, "deep"), "deep");
             assert!(rustix::fs::openat(&sub, "y", flags, Mode::RUSR).is_err());
-            assert_eq!(read(&image(&layers, "link", &spare, userns).unwrap(), "deep"), "deep");
-            let file = image(&layers, "a/b/deep", &spare, userns).unwrap();
+            assert_eq!(read(&image(&layers, "link", &spare, userns).unwrap().mount, "deep"), "deep");
+            let file = image(&layers, "a/b/deep", &spare, userns).unwrap().mount;
             assert_eq!(rustix::fs::fstat(&file).unwrap().st_size, 4);
             let error = image(&layers, "out", &spare, userns).unwrap_err();
             assert!(error.to_string().contains("\"out\""), "{error}");
@@ -275,14 +275,31 @@ fn a_file_system_that_cannot_be_idmapped_is_copied() {
     let lowers = lowers(&layers).unwrap();
     let base = dir.path().join("c");
     make_upper(&base, lowers.first().copied()).unwrap();
-    let source = io::Error::from_raw_os_error(libc::EINVAL);
-    let made = shifted::root(&lowers, &base, Some(held.userns()), dir.path(), "nfs", &source).unwrap();
+    let refusal = || RootfsError::NoIdmap {
+        path: dir.path().to_owned(),
+        fs: "nfs".to_owned(),
+        source: io::Error::from_raw_os_error(libc::EINVAL),
+    };
+    let made = or_shifted(Err(refusal()), Some(held.userns()), |userns, refusal| {
+        shifted::root(&lowers, &base, userns, refusal)
+    })
+    .unwrap();
     assert_eq!(owner(&made.mount, "only-0"), (BASE + 33, BASE + 34));
     assert_eq!(owner(&made.mount, "/"), (BASE, BASE));
     assert!(open_beneath(made.mount.as_fd(), "gone", OFlags::PATH).is_err());
     assert_eq!(read(&made.mount, "same"), "1");
     write_as(&made.mount, "new", BASE);
     assert!(made.warnings[0].contains("nfs"), "{:?}", made.warnings);
+    let made = or_shifted(Err(refusal()), Some(held.userns()), |userns, refusal| {
+        shifted::image(&lowers, &base.join("images/0"), userns, refusal)
+    })
+    .unwrap();
+    assert_eq!(owner(&made.mount, "only-0"), (BASE + 33, BASE + 34));
+    assert_eq!(made.warnings.len(), 1);
+    assert!(matches!(
+        or_shifted(Err(refusal()), None, |_, _| unreachable!()),
+        Err(RootfsError::NoIdmap { .. })
+    ));
 }
 
 #[test]

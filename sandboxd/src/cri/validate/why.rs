@@ -163,6 +163,11 @@ pub enum Why {
     #[error("SELinux labels are not applied to the infra container: leave them out")]
     SelinuxUnsupported,
 
+    #[error("a terminal has one stream for both: leave stderr out, it comes with stdout")]
+    StderrOfTerminal,
+    #[error("no stream is asked for: set one of the three")]
+    NoStream,
+
     #[error("out of range: use {min} to {max}, or 0 for unset")]
     Range { min: i64, max: i64 },
     #[error("not a quota: use 1000 microseconds or more, -1 for no limit, or 0 for unset")]

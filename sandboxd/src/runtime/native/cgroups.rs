@@ -1,4 +1,4 @@
-//! A container's cgroups, known by their `cgroup.procs`: which hierarchy each is in, and where.
+//! A container's cgroups, known by their `cgroup.procs`: which hierarchy each is in, where, and how it is joined.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -19,8 +19,7 @@ pub struct Cgroup {
     dir: PathBuf,
 }
 
-/// v1 hierarchies first: joining those waits for a grace period of the kernel's, which the v2 hierarchy then
-/// has behind it.
+/// v1 hierarchies first.
 pub fn ordered(procs: Vec<OwnedFd>) -> Result<Vec<Cgroup>, RuntimeError> {
     let mut all = procs.into_iter().map(known).collect::<Result<Vec<_>, _>>()?;
     all.sort_by_key(|cgroup| cgroup.v2);
@@ -33,7 +32,12 @@ fn known(procs: OwnedFd) -> Result<Cgroup, RuntimeError> {
     let path = std::fs::read_link(format!("/proc/self/fd/{}", procs.as_raw_fd()))
         .map_err(|source| RuntimeError::Io { action: action(), source })?;
     let dir = path.parent().ok_or_else(|| unsupported("a cgroup without a directory"))?.to_owned();
-    Ok(Cgroup { procs, v2: u64::try_from(magic) == Ok(CGROUP2), dir })
+    let v2 = u64::try_from(magic) == Ok(CGROUP2);
+    // A process of one thread may join by `tasks` as well, for which the kernel does not stop the forks of the
+    // whole machine: without a grace period of some 7 ms.
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let tasks = if v2 { None } else { rustix::fs::open(dir.join("tasks"), flags, Mode::empty()).ok() };
+    Ok(Cgroup { procs: tasks.unwrap_or(procs), v2, dir })
 }
 
 /// The cgroup in which execs get cgroups of their own, opened, and its position: v2, which can kill; else a v1

@@ -262,3 +262,7 @@ fn devices<'a>(asked: impl Iterator<Item = &'a LinuxDevice>) -> Result<Vec<Node>
     }
     Ok(nodes)
 }
+
+#[cfg(test)]
+#[path = "container_tests.rs"]
+mod tests;

@@ -188,12 +188,16 @@ impl Task for NativeTask {
         if let Some(exit) = self.exit.get() {
             return *exit;
         }
-        if let Ok(state) = self.state().await
-            && let Some(exit) = self.learn(state.exit)
-        {
-            return exit;
+        let asked = self.link.ask(&about(&self.id, Verb::State), &[], ASK).await;
+        match asked.map(|answer| answer.reply) {
+            Ok(Reply::ContainerState(state)) if state.exit.is_some() => {
+                return self.learn(state.exit).unwrap_or_else(unseen);
+            }
+            // It is being removed, and the removal will tell.
+            Ok(Reply::Refused(Refusal::Unknown)) => {}
+            // The shim is gone, and nobody will.
+            _ => return *self.exit.get_or_init(unseen),
         }
-        // It is being removed, and the removal knows; or the shim is gone, and nobody does.
         let removed = async {
             loop {
                 if let Some(exit) = self.exit.get() {

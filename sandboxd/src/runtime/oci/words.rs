@@ -33,8 +33,8 @@ pub fn told(error: RuntimeError, runtime: &str) -> RuntimeError {
 fn said(text: &str) -> String {
     let (first, log) = text.split_once('\n').unwrap_or((text, ""));
     let entries = log.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
-    let errors = entries.filter(|entry| matches!(entry.level.as_str(), "error" | "fatal"));
-    let last = errors.filter(|entry| !entry.msg.is_empty()).last().map(|entry| entry.msg);
+    let mut errors = entries.filter(|entry| matches!(entry.level.as_str(), "error" | "fatal"));
+    let last = errors.rfind(|entry| !entry.msg.is_empty()).map(|entry| entry.msg);
     let message = last.unwrap_or_else(|| {
         let rest = log.lines().last().unwrap_or_default();
         if rest.is_empty() { first.to_owned() } else { format!("{first}: {rest}") }

@@ -81,7 +81,7 @@ fn linux(input: &ContainerInput<'_>, process: &Process) -> Result<Linux, Runtime
     if security.privileged && userns.is_none() {
         devices.0.extend(HostDevices::all()?.0);
     }
-    devices.0.extend(HostDevices::of_request(&input.spec.devices, userns.is_some())?.0);
+    devices.0.extend(HostDevices::of_request(&input.spec.devices, userns)?.0);
     devices.0.extend(input.cdi.devices.0.iter().cloned());
     let paths = |paths: &[String]| Some(if security.privileged { Vec::new() } else { paths.to_vec() });
     let mut resources = resources(&input.spec.resources);

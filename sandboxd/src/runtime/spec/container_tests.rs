@@ -143,6 +143,7 @@ fn has(spec: &Spec, destination: &str, option: &str) -> bool {
     options(spec, destination).iter().any(|o| o == option)
 }
 
+// cri: ContainerConfig.args
 #[test]
 fn what_is_run() {
     let words = |s: &[&str]| s.iter().map(|w| (*w).to_owned()).collect::<Vec<String>>();
@@ -335,12 +336,14 @@ fn what_confines_it() {
     assert_eq!(linux.uid_mappings().as_ref().map(Vec::len), Some(1));
     let rules = linux.resources().clone().unwrap().devices().clone().unwrap();
     assert!(!rules[0].allow() && rules.iter().skip(1).all(|rule| rule.allow()));
+    assert_ne!(crate::cgroup::Devices::of(&rules).unwrap(), crate::cgroup::Devices::all());
     case.spec.security.privileged = true;
     let linux = case.make().linux().clone().unwrap();
     assert_eq!(linux.masked_paths().as_ref().map(Vec::len), Some(0));
     assert_eq!(linux.seccomp(), &None);
     let rules = linux.resources().clone().unwrap().devices().clone().unwrap();
     assert_eq!((rules.len(), rules[0].allow(), rules[0].typ()), (1, true, Some(LinuxDeviceType::A)));
+    assert_eq!(crate::cgroup::Devices::of(&rules).unwrap(), crate::cgroup::Devices::all());
     // In a user namespace, not the host's devices.
     assert_eq!(linux.devices().as_ref().map(Vec::len), Some(0));
     case.pod.spec.namespaces.user = None;
@@ -362,7 +365,7 @@ fn devices_of_a_request() {
     let devices = linux.devices().clone().unwrap();
     let mine = devices.iter().find(|d| d.path().to_str() == Some("/dev/mine")).unwrap();
     assert_eq!((mine.typ(), mine.major(), mine.minor()), (LinuxDeviceType::C, 1, 5));
-    assert_eq!((mine.uid(), mine.gid()), (None, None));
+    assert_eq!((mine.uid(), mine.gid()), (Some(0), Some(0)));
     assert!(devices.iter().any(|d| d.path().to_str() == Some("/devices/full")));
     let rules = linux.resources().clone().unwrap().devices().clone().unwrap();
     assert!(
@@ -376,6 +379,7 @@ fn devices_of_a_request() {
     assert!(case.try_make().unwrap_err().to_string().contains("/dev/no-such"));
 }
 
+// cri: LinuxContainerConfig.resources, ImageSpec.user_specified_image
 #[test]
 fn annotations_and_limits() {
     let mut case = Case::new();

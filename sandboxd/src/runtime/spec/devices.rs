@@ -8,6 +8,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
 use super::super::RuntimeError;
 use crate::container::spec::Device;
+use crate::pod::spec::IdMappings;
 
 /// Directories of /dev that hold no devices of the node, or file systems of their own.
 const SKIPPED: [&str; 7] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
@@ -24,7 +25,7 @@ impl HostDevices {
     ///
     /// # Errors
     /// [`RuntimeError`] naming what is no device, or is not there.
-    pub fn of_request(asked: &[Device], userns: bool) -> Result<Self, RuntimeError> {
+    pub fn of_request(asked: &[Device], maps: Option<&IdMappings>) -> Result<Self, RuntimeError> {
         let mut found = Self::default();
         for device in asked {
             let io = |source| RuntimeError::Io {
@@ -36,8 +37,8 @@ impl HostDevices {
             let meta = path.metadata().map_err(io)?;
             let inside = Path::new(&device.container_path);
             if meta.is_dir() {
-                found.directory(&path, inside, &device.permissions, userns, 0).map_err(io)?;
-            } else if let Some(node) = node(&meta, inside, userns) {
+                found.directory(&path, inside, &device.permissions, maps, 0).map_err(io)?;
+            } else if let Some(node) = node(&meta, inside, maps) {
                 found.0.push((node, device.permissions.clone()));
             } else {
                 let what = format!(
@@ -58,7 +59,7 @@ impl HostDevices {
         let mut found = Self::default();
         let dev = Path::new("/dev");
         found
-            .directory(dev, dev, "rwm", false, 0)
+            .directory(dev, dev, "rwm", None, 0)
             .map_err(|source| RuntimeError::Io { action: "listing the devices in /dev".into(), source })?;
         Ok(found)
     }
@@ -68,7 +69,7 @@ impl HostDevices {
         path: &Path,
         inside: &Path,
         permissions: &str,
-        userns: bool,
+        maps: Option<&IdMappings>,
         depth: usize,
     ) -> io::Result<()> {
         if depth > DEPTH_MAX {
@@ -83,8 +84,8 @@ impl HostDevices {
             // Devices come and go while they are listed. Links are not followed: their targets are listed too.
             let Ok(meta) = entry.path().symlink_metadata() else { continue };
             if meta.is_dir() {
-                self.directory(&entry.path(), &inside.join(&name), permissions, userns, depth + 1)?;
-            } else if let Some(node) = node(&meta, &inside.join(&name), userns) {
+                self.directory(&entry.path(), &inside.join(&name), permissions, maps, depth + 1)?;
+            } else if let Some(node) = node(&meta, &inside.join(&name), maps) {
                 if self.0.len() >= DEVICES_MAX {
                     return Err(io::Error::other(format!("more than {DEVICES_MAX} devices")));
                 }
@@ -95,7 +96,7 @@ impl HostDevices {
     }
 }
 
-fn node(meta: &std::fs::Metadata, inside: &Path, userns: bool) -> Option<LinuxDevice> {
+fn node(meta: &std::fs::Metadata, inside: &Path, maps: Option<&IdMappings>) -> Option<LinuxDevice> {
     let kind = meta.file_type();
     let typ = if kind.is_char_device() {
         LinuxDeviceType::C
@@ -111,36 +112,23 @@ fn node(meta: &std::fs::Metadata, inside: &Path, userns: bool) -> Option<LinuxDe
         .set_major(i64::from(rustix::fs::major(meta.rdev())))
         .set_minor(i64::from(rustix::fs::minor(meta.rdev())))
         .set_file_mode(Some(meta.mode() & 0o777))
-        // In a user namespace the node itself is bound, and stays the host's.
-        .set_uid((!userns).then(|| meta.uid()))
-        .set_gid((!userns).then(|| meta.gid()));
+        // The same ids inside, as far as a pod with a user namespace has them.
+        .set_uid(Some(meta.uid()).filter(|uid| maps.is_none_or(|maps| maps.host_uid(*uid).is_some())))
+        .set_gid(Some(meta.gid()).filter(|gid| maps.is_none_or(|maps| maps.host_gid(*gid).is_some())));
     Some(device)
 }
 
-/// What every container may use, as runtimes have it by default, then `granted`. The first rule denies the rest.
+/// The first rule denies everything. To what follows the cgroup room, and every OCI runtime, adds the devices that
+/// all containers have.
 pub(super) fn rules(granted: &HostDevices, privileged: bool) -> Vec<LinuxDeviceCgroup> {
-    use LinuxDeviceType::{A, B, C};
+    use LinuxDeviceType::{A, C, P};
     if privileged {
         return vec![rule(true, A, None, None, "rwm")];
     }
-    let mut rules = vec![rule(false, A, None, None, "rwm")];
-    // Making any node is harmless: opening it is not.
-    rules.extend([rule(true, C, None, None, "m"), rule(true, B, None, None, "m")]);
-    for (major, minor) in [
-        (1, Some(3)),    // null
-        (1, Some(5)),    // zero
-        (1, Some(7)),    // full
-        (1, Some(8)),    // random
-        (1, Some(9)),    // urandom
-        (5, Some(0)),    // tty
-        (5, Some(1)),    // console
-        (5, Some(2)),    // ptmx
-        (136, None),     // pts
-        (10, Some(200)), // net/tun
-    ] {
-        rules.push(rule(true, C, Some(major), minor, "rwm"));
-    }
-    for (device, permissions) in &granted.0 {
+    // net/tun: what is made with it belongs to the container's own network.
+    let mut rules = vec![rule(false, A, None, None, "rwm"), rule(true, C, Some(10), Some(200), "rwm")];
+    // A pipe is nobody's but the container's.
+    for (device, permissions) in granted.0.iter().filter(|(device, _)| device.typ() != P) {
         rules.push(rule(true, device.typ(), Some(device.major()), Some(device.minor()), permissions));
     }
     rules

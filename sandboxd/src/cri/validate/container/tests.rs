@@ -1,5 +1,6 @@
 //! Bad requests: each error names the field and the value. Good ones: what comes of them.
 
+use proptest::prelude::*;
 use sandboxd_api::cri::{self, MountPropagation, NamespaceMode, Signal, security_profile::ProfileType};
 
 use super::*;
@@ -87,6 +88,7 @@ fn the_least_there_is() {
     assert!(spec.security.masked_paths.is_empty());
 }
 
+// cri: ContainerMetadata.name
 #[test]
 fn identity_process_and_log() {
     refused(&[
@@ -119,6 +121,8 @@ fn identity_process_and_log() {
     assert_eq!(error.field, "config.args");
 }
 
+// cri: ContainerConfig.working_dir, ContainerConfig.log_path, ContainerConfig.stop_signal
+// cri: ContainerConfig.stdin_once
 #[test]
 fn what_goes_through_as_it_is() {
     let mut pod = test_pod("web");
@@ -145,6 +149,8 @@ fn every_signal_of_the_wire_has_a_number() {
     }
 }
 
+// cri: Mount.propagation, Mount.uidMappings, Mount.gidMappings, IDMapping.host_id
+// cri: IDMapping.container_id, IDMapping.length
 #[test]
 fn mounts() {
     refused(&[
@@ -211,6 +217,12 @@ fn mounts() {
     mount(&mut c).propagation = MountPropagation::PropagationBidirectional.into();
     mount(&mut c).selinux_relabel = true;
     mount(&mut c).mount_options = vec!["nosuid".into(), "nodev".into(), "nosuid".into()];
+    let labelled = Host { selinux: true, ..host() };
+    let error = container_spec(c.clone(), &test_pod("web"), &labelled).unwrap_err();
+    assert_eq!(
+        (error.field.as_str(), error.why),
+        ("config.mounts[0].selinux_relabel", Why::RelabelUnsupported)
+    );
     let kept = valid(c).mounts.remove(0);
     assert_eq!(kept.container_path, "/data/x/y");
     assert_eq!(kept.propagation, Propagation::Bidirectional);
@@ -225,6 +237,7 @@ fn mounts() {
     assert!(matches!(kept.source, MountSource::Image { sub_path, .. } if sub_path == "a/b"));
 }
 
+// cri: CDIDevice.name
 #[test]
 fn devices() {
     refused(&[
@@ -286,6 +299,7 @@ fn users_and_groups() {
     );
 }
 
+// cri: Capability.add_capabilities, Capability.drop_capabilities
 #[test]
 fn capabilities_and_privilege() {
     fn caps(c: &mut cri::ContainerConfig) -> &mut cri::Capability {
@@ -321,6 +335,10 @@ fn capabilities_and_privilege() {
     assert!(container_spec(c, &pod, &host()).expect("valid").security.privileged);
 }
 
+// cri: LinuxContainerSecurityContext.selinux_options, LinuxContainerSecurityContext.apparmor
+// cri: LinuxContainerSecurityContext.apparmor_profile, LinuxContainerSecurityContext.seccomp_profile_path
+// cri: SecurityProfile.profile_type, SecurityProfile.localhost_ref
+// cri: SELinuxOption.user, SELinuxOption.role, SELinuxOption.type, SELinuxOption.level
 #[test]
 fn profiles_and_paths() {
     let profile = |kind: ProfileType, file: &str| {
@@ -375,8 +393,15 @@ fn profiles_and_paths() {
     let kept = container_spec(c, &test_pod("web"), &armoured).expect("valid").security;
     assert_eq!(kept.apparmor.as_deref(), Some("mine"));
     assert_eq!(kept.selinux.as_deref(), Some("system_u:system_r:container_t:s0:c1,c2"));
+    let [user, role, r#type, level] = ["u", "r", "t", "s1"].map(str::to_owned);
+    let mut c = config();
+    context(&mut c).selinux_options = Some(cri::SeLinuxOption { user, role, r#type, level });
+    let kept = container_spec(c, &test_pod("web"), &armoured).expect("valid").security;
+    assert_eq!(kept.selinux.as_deref(), Some("u:r:t:s1"));
 }
 
+// cri: NamespaceOption.network, NamespaceOption.ipc, NamespaceOption.pid, NamespaceOption.target_id
+// cri: NamespaceOption.userns_options
 #[test]
 fn namespaces() {
     const O: &str = "config.linux.security_context.namespace_options";
@@ -438,4 +463,39 @@ fn namespaces() {
     options(&mut c).pid = NamespaceMode::Container.into();
     let error = container_spec(c, &node, &host()).unwrap_err();
     assert_eq!((error.field, error.value), (format!("{O}.network"), "\"POD\"".to_owned()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whatever comes: a refusal that names its field, or values that can be carried out.
+    #[test]
+    fn no_text_gets_through_that_breaks_a_line_or_a_path(
+        name in ".{0,40}", path in "[/.a\\PC]{0,30}", env in "\\PC{0,10}", log in "[/.a\n\0]{0,12}", permissions in "[rwmx]{0,4}",
+        cap in "[A-Z_]{0,12}", signal in -3i32..70, uid in any::<i64>(), mode in -1i32..5,
+    ) {
+        let mut c = config();
+        c.metadata = Some(cri::ContainerMetadata { name, attempt: 0 });
+        mount(&mut c).container_path.clone_from(&path);
+        c.envs = vec![cri::KeyValue { key: env, value: Vec::new() }];
+        c.log_path = log;
+        device(&mut c).permissions = permissions;
+        context(&mut c).capabilities.get_or_insert_default().add_capabilities = vec![cap];
+        context(&mut c).run_as_user = value(uid);
+        options(&mut c).pid = mode;
+        c.stop_signal = signal;
+        let mut pod = test_pod("web");
+        pod.spec.log_directory = Some("/logs".into());
+        match container_spec(c, &pod, &host()) {
+            Err(error) => prop_assert!(error.field.starts_with("config.")),
+            Ok(spec) => {
+                prop_assert!(!spec.metadata.name.chars().any(char::is_control));
+                let path = &spec.mounts[0].container_path;
+                prop_assert!(path.starts_with('/') && path.len() > 1 && !path.contains("//"));
+                prop_assert!(!path.split('/').any(|part| part == ".." || part == "."));
+                prop_assert!(spec.log_path.is_none_or(|path| path.starts_with("/logs")));
+                prop_assert!(!spec.envs[0].0.contains(['=', '\0']));
+            }
+        }
+    }
 }

@@ -1,5 +1,8 @@
 //! Entries of a tar made into files.
 
+mod links;
+mod whiteout;
+
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -9,7 +12,7 @@ use std::rc::Rc;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod, fchown,
-    fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat, utimensat,
+    fsetxattr, futimens, makedev, mkdirat, mknodat, openat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -17,17 +20,13 @@ use super::UnpackError;
 use super::remove::remove_at;
 use super::tree::{Clean, DIRECTORY, OPAQUE, Tree, clean};
 use super::xattr::{self, Dropped};
+use crate::settings::Limits;
 use crate::state::on_disk;
-use crate::store::Limits;
 use crate::tar::{Entry, Kind, Reader, Sparse, lossy};
 
 /// Bytes of names that are kept until the end: of directories, whose times come last, and of hard links to
 /// what did not come yet.
 const MAX_KEPT: usize = 64 << 20;
-
-const WHITEOUT: &[u8] = b".wh.";
-const WHITEOUT_META: &[u8] = b".wh..wh.";
-const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Makes the files of one layer.
 #[derive(Debug)]
@@ -109,7 +108,7 @@ impl<'a> Maker<'a> {
             |source| UnpackError::Make { path: lossy(&entry.path), action: "reach its directory", source };
         let parent = self.tree.directory(&parent).map_err(failed)?;
         let place = Place { parent, name: &name, path: &entry.path };
-        if name.as_bytes().starts_with(WHITEOUT) {
+        if whiteout::is_whiteout_name(&name) {
             return self.whiteout(&place);
         }
         match &entry.kind {
@@ -268,109 +267,6 @@ impl<'a> Maker<'a> {
         self.time_of_node(place, entry)
     }
 
-    fn hard_link(&mut self, place: &Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
-        let target =
-            clean(&entry.link).map_err(|_| link_error(place.path, &entry.link)).and_then(|target| {
-                if target.name.is_none() { Err(link_error(place.path, &entry.link)) } else { Ok(target) }
-            })?;
-        match self.link(place, &target)? {
-            true => Ok(()),
-            false => {
-                self.keep(entry.path.len() + entry.link.len())?;
-                self.links.push((entry.path.clone(), entry.link.clone()));
-                Ok(())
-            }
-        }
-    }
-
-    /// Makes a hard link; false when there is no target.
-    fn link(&mut self, place: &Place<'_>, target: &Clean) -> Result<bool, UnpackError> {
-        let Some(name) = &target.name else { return Ok(false) };
-        let from = match self.tree.existing(&target.parent) {
-            Ok(from) => from,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(source) => {
-                return Err(UnpackError::Make {
-                    path: lossy(place.path),
-                    action: "reach its target",
-                    source,
-                });
-            }
-        };
-        let stat = match statat(&from, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(false),
-            Err(e) => return Err(place.failed("look at its target")(e)),
-        };
-        if let Ok(there) = statat(&place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW) {
-            // A link to itself, or made before: removing it first would remove the target.
-            if (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino) {
-                return Ok(true);
-            }
-        }
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return Err(UnpackError::Entry { path: lossy(place.path), why: "is a hard link to a directory" });
-        }
-        self.create(place, |p| linkat(&from, name, &p.parent, p.name, AtFlags::empty()))?;
-        self.inodes = self.inodes.saturating_sub(1);
-        Ok(true)
-    }
-
-    /// A hard link that came before its target.
-    fn late_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), UnpackError> {
-        let (Ok(Clean { parent, name: Some(name) }), Ok(cleaned)) = (clean(path), clean(target)) else {
-            return Err(link_error(path, target));
-        };
-        let failed = |source| UnpackError::Make { path: lossy(path), action: "reach its directory", source };
-        let parent = self.tree.directory(&parent).map_err(failed)?;
-        let place = Place { parent, name: &name, path };
-        if statat(&place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            // A later entry has the name.
-            return Ok(());
-        }
-        if self.link(&place, &cleaned)? { Ok(()) } else { Err(link_error(path, target)) }
-    }
-
-    fn whiteout(&mut self, place: &Place<'_>) -> Result<(), UnpackError> {
-        let name = place.name.to_bytes();
-        if name == WHITEOUT_OPAQUE {
-            return fsetxattr(&place.parent, OPAQUE, b"y", XattrFlags::empty())
-                .map_err(place.failed("make its directory opaque"));
-        }
-        if name.starts_with(WHITEOUT_META) {
-            // aufs kept its own affairs there.
-            return Ok(());
-        }
-        let hidden = &name[WHITEOUT.len()..];
-        let why = "is a whiteout of no name";
-        let entry_error = || UnpackError::Entry { path: lossy(place.path), why };
-        if matches!(hidden, b"" | b"." | b"..") {
-            return Err(entry_error());
-        }
-        let hidden = CString::new(hidden).map_err(|_| entry_error())?;
-        let at = Place { parent: Rc::clone(&place.parent), name: &hidden, path: place.path };
-        match mknodat(&at.parent, at.name, FileType::CharacterDevice, Mode::empty(), 0) {
-            Ok(()) => {
-                self.inodes += 1;
-                Ok(())
-            }
-            // It hides what is in the layers below, not what this layer has: a file does so by itself.
-            Err(Errno::EXIST) => match openat(&at.parent, at.name, DIRECTORY, Mode::empty()) {
-                Ok(dir) => fsetxattr(&dir, OPAQUE, b"y", XattrFlags::empty())
-                    .map_err(place.failed("make the directory it hides opaque")),
-                Err(Errno::NOTDIR | Errno::LOOP) => Ok(()),
-                Err(e) => Err(place.failed("open the directory it hides")(e)),
-            },
-            Err(e) => Err(place.failed("make it")(e)),
-        }
-    }
-
-    fn is_whiteout(&self, place: &Place<'_>) -> bool {
-        statat(&place.parent, place.name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
-            FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-        })
-    }
-
     /// Makes a name that must not exist; what has it goes, the last entry wins.
     fn create<T>(
         &mut self,
@@ -484,8 +380,4 @@ fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
 fn make_error(path: &[u8], action: &'static str) -> impl FnOnce(Errno) -> UnpackError {
     let path = lossy(path);
     move |errno| UnpackError::Make { path, action, source: errno.into() }
-}
-
-fn link_error(path: &[u8], target: &[u8]) -> UnpackError {
-    UnpackError::LinkTarget { path: lossy(path), target: lossy(target) }
 }
