@@ -109,7 +109,8 @@ fn user(name: &str, password: &str) -> AuthConfig {
     AuthConfig { username: name.into(), password: password.into(), ..AuthConfig::default() }
 }
 
-// cri: PullImage, PullImageRequest.image, PullImageResponse.image_ref, ImageSpec.image
+// cri: PullImage, PullImageRequest.image, PullImageRequest.sandbox_config
+// cri: PullImageResponse.image_ref, ImageSpec.image
 // cri: ImageStatus, ImageStatusRequest.image, ImageStatusRequest.verbose
 // cri: ImageStatusResponse.image, ImageStatusResponse.info
 // cri: Image.id, Image.repo_tags, Image.repo_digests, Image.size, Image.spec
@@ -126,7 +127,13 @@ fn an_image_is_pulled_and_told_of() {
         let id = client.pull(reference, None).await?;
         ensure!(id == written.id, "pulled {id}, pushed {}", written.id);
         let by_digest = format!("{}/test/busybox@{}", served.registry.host(), written.digest);
-        ensure!(client.pull(&by_digest, None).await? == id);
+        // Kubelet says which pod it is for; that changes nothing about what the image is.
+        let request = PullImageRequest {
+            image: Some(spec(&by_digest)),
+            auth: None,
+            sandbox_config: Some(node.pod("for").build()),
+        };
+        ensure!(client.0.clone().pull_image(request).await?.into_inner().image_ref == id);
         for name in [reference, &by_digest, &id, &id[7..], &id[7..20]] {
             let image = client.status(name, false).await?.image.context(format!("no status by {name}"))?;
             ensure!(image.id == id && image.repo_tags == [reference.clone()], "{image:?}");
