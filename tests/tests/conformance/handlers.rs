@@ -61,7 +61,12 @@ fn runc_runs_what_was_asked_for() {
         let host = stage.host_id(0).to_string();
         ensure!(map[..2] == ["0", host.as_str()], "{lines:?}");
         ensure!(log(Path::new(&status.log_path))?.of("stderr").trim() == "err");
-        kube.remove(&status.id).await?;
+        let terminal = stage.container("terminal").sh("tty; echo there").with(|c| c.tty = true);
+        let (of_terminal, text) = kube.result(&stage.pod, terminal).await?;
+        ensure!(text.contains("/dev/pts/0") && text.contains("there"), "{text:?}");
+        for id in [&status.id, &of_terminal.id] {
+            kube.remove(id).await?;
+        }
         let kept = kept(stage.node)?;
         ensure!(kept.is_empty(), "{kept:?}");
         Ok(())

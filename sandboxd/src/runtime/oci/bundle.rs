@@ -13,7 +13,7 @@ use super::Line;
 use crate::pod::model::NsKind;
 use crate::runtime::RuntimeError;
 use crate::runtime::native::container::Descriptors;
-use crate::runtime::native::plan::{io, text};
+use crate::runtime::native::plan::{detached, io, text};
 use crate::runtime::spec::POD_SHM;
 use crate::runtime::task::TaskPlan;
 
@@ -60,6 +60,7 @@ pub fn make(line: &Line, dir: &Path, plan: TaskPlan, pod: Pod) -> Result<Bundle,
     oci_root.set_path(root);
     spec.set_root(Some(oci_root));
     let mut mounts = spec.mounts().clone().unwrap_or_default();
+    let given: Vec<usize> = plan.sources.iter().map(|(index, _)| *index).collect();
     for (index, source) in plan.sources {
         let path = attach(format!("mount-{index}"), source)?;
         if let Some(mount) = mounts.get_mut(index) {
@@ -70,11 +71,18 @@ pub fn make(line: &Line, dir: &Path, plan: TaskPlan, pod: Pod) -> Result<Bundle,
                 .set_gid_mappings(None);
         }
     }
-    if let Some(shm) = pod.shm {
-        let path = attach("shm".into(), shm)?;
-        let of_pod = mounts.iter_mut().filter(|m| m.source().as_deref() == Some(Path::new(POD_SHM)));
-        for mount in of_pod {
-            mount.set_source(Some(path.clone()));
+    let shm = pod.shm.map(|shm| attach("shm".into(), shm)).transpose()?;
+    for (index, mount) in mounts.iter_mut().enumerate() {
+        let source = mount.source().clone().unwrap_or_default();
+        if source == Path::new(POD_SHM) {
+            mount.set_source(shm.clone());
+        } else if matches!(mount.typ().as_deref(), None | Some("" | "bind" | "none"))
+            && !given.contains(&index)
+        {
+            // From the node's own mounts: what `create` sees of them is a copy, which lets nothing out.
+            let recursive = mount.options().iter().flatten().any(|option| option == "rbind");
+            let path = attach(format!("mount-{index}"), detached(&source, recursive)?)?;
+            mount.set_typ(Some("bind".into())).set_source(Some(path));
         }
     }
     spec.set_mounts(Some(mounts));

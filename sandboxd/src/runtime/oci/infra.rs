@@ -126,6 +126,8 @@ impl Infra for OciInfra {
         let dir = self.container_dir(id.as_str());
         match OciTask::adopt(&self.line, &dir, id).await? {
             Some((task, started)) => Ok(Some(Adopted { task: Arc::new(task), started })),
+            // Made while the pod's handler was a native one.
+            None if !dir.exists() => self.infra.adopt_container(id).await,
             None => {
                 leftovers::remove(&self.line, &dir, id.as_str()).await?;
                 Ok(None)
