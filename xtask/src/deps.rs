@@ -85,8 +85,23 @@ pub const BUILD: [&Need; 4] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF];
 /// To build and run pods.
 pub const RUN: [&Need; 7] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE];
 
+const BUSYBOX: Need = Need {
+    what: "a static busybox",
+    why: "the images that tests make",
+    present: || Path::new("/bin/busybox").exists(),
+    packages: &["busybox-static"],
+};
+const REGISTRY: Need = Need {
+    what: "a registry, skopeo, openssl and htpasswd",
+    why: "the tests of pulls",
+    present: || {
+        ["docker-registry", "skopeo", "openssl", "htpasswd"].iter().all(|p| run::on_path(p).is_some())
+    },
+    packages: &["docker-registry", "skopeo", "openssl", "apache2-utils"],
+};
 /// To test.
-pub const TEST: [&Need; 8] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE, &RUNC];
+pub const TEST: [&Need; 10] =
+    [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE, &RUNC, &BUSYBOX, &REGISTRY];
 
 /// Everything: says it, or installs it.
 pub fn all(check: bool) -> Result<()> {

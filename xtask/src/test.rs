@@ -10,7 +10,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, deps, run};
+use crate::{build, cri_table, deps, run};
 
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,7 @@ pub fn test(options: &Options) -> Result<()> {
         command.env("SANDBOXD_BIN_DIR", &bins).env("SANDBOXD_NO_OBSERVER", &no_observer);
         command.env("SANDBOXD_SHIM", bins.join("sandboxd-shim"));
     };
+    cri_table::cri_table(&cri_table::Options { check: true })?;
     let filter: Vec<&str> = options.filter.as_deref().into_iter().collect();
     if !options.only_e2e {
         let mut unit = run::cargo();
@@ -47,7 +48,7 @@ pub fn test(options: &Options) -> Result<()> {
         skips.extend(watched(&mut unit)?.skips);
     }
     let mut e2e = run::cargo();
-    e2e.args(["test", "-p", "sandboxd-tests", "--lib", "--bins", "--test", "e2e"]);
+    e2e.args(["test", "-p", "sandboxd-tests", "--lib", "--bins", "--test", "e2e", "--test", "conformance"]);
     e2e.args(["--", "--test-threads=4"]).args(&filter);
     with_env(&mut e2e);
     let watched = watched(&mut e2e)?;

@@ -161,7 +161,7 @@ fn stop_signal(number: i32) -> cri::Signal {
 pub fn info(
     container: &Container,
     handler: Option<&str>,
-    runtime_spec: Option<Value>,
+    runtime_spec: Option<&Value>,
 ) -> HashMap<String, String> {
     let spec = &container.spec;
     let envs = spec.envs.iter().map(|(key, value)| json!({ "key": key, "value": value }));

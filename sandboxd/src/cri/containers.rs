@@ -72,7 +72,7 @@ impl Cri {
         let info = || {
             let pod = self.find_pod(container.pod.as_str()).ok().flatten();
             let handler = pod.as_ref().map(|pod| pod.spec.handler.as_str());
-            translate::info(&container, handler, containers.runtime_spec(&container.id))
+            translate::info(&container, handler, containers.runtime_spec(&container.id).as_ref())
         };
         Ok(cri::ContainerStatusResponse {
             status: Some(translate::status(&container)),

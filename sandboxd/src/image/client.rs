@@ -215,6 +215,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// The daemon's words are the message.
+#[expect(clippy::needless_pass_by_value, reason = "a map_err argument")]
 fn refused(status: tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{}", status.message())
 }

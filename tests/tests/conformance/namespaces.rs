@@ -1,6 +1,6 @@
 //! Which namespaces a container shares with whom.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 use sandboxd_api::cri::NamespaceMode;
@@ -24,7 +24,7 @@ fn containers_of_a_pod_share_what_the_pod_has() {
         for kind in ["user", "net", "ipc", "uts"] {
             let of_pod = std::fs::read_link(format!("/proc/{infra}/ns/{kind}"))?;
             for id in [&a, &b] {
-                ensure!(PathBuf::from(ns(stage, id, kind).await?) == of_pod, "{kind} is not the pod's");
+                ensure!(of_pod == Path::new(&ns(stage, id, kind).await?), "{kind} is not the pod's");
             }
         }
         for kind in ["mnt", "pid", "cgroup"] {
@@ -66,7 +66,7 @@ fn pid_namespaces_of_the_pod_of_the_node_and_of_another_container() {
             let node = stage.kube.pod(stage.node.pod("pidnode").pid(NamespaceMode::Node)).await?;
             let id = stage.kube.run(&node, stage.container("host").waits()).await?;
             let host = std::fs::read_link("/proc/self/ns/pid")?;
-            ensure!(PathBuf::from(ns(stage, &id, "pid").await?) == host, "NODE: not the host's");
+            ensure!(host == Path::new(&ns(stage, &id, "pid").await?), "NODE: not the host's");
         }
         Ok(())
     });
