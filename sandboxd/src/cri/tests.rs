@@ -367,9 +367,6 @@ async fn bad_requests_are_refused_by_name() {
     let error = e.run("web", "gvisor").await.expect_err("unknown handler");
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().contains("\"gvisor\"") && error.message().contains("native"), "{error}");
-    let error = e.run("web", "oci").await.expect_err("not yet");
-    assert_eq!(error.code(), Code::FailedPrecondition);
-    assert!(error.message().contains("/usr/sbin/runc"), "{error}");
 
     let error = e.runtime.run_pod_sandbox(api::RunPodSandboxRequest::default()).await.expect_err("empty");
     assert_eq!(error.code(), Code::InvalidArgument);

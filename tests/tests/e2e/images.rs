@@ -109,8 +109,7 @@ fn user(name: &str, password: &str) -> AuthConfig {
     AuthConfig { username: name.into(), password: password.into(), ..AuthConfig::default() }
 }
 
-// cri: PullImage, PullImageRequest.image, PullImageRequest.sandbox_config
-// cri: PullImageResponse.image_ref, ImageSpec.image
+// cri: PullImage, PullImageRequest.image, PullImageResponse.image_ref, ImageSpec.image
 // cri: ImageStatus, ImageStatusRequest.image, ImageStatusRequest.verbose
 // cri: ImageStatusResponse.image, ImageStatusResponse.info
 // cri: Image.id, Image.repo_tags, Image.repo_digests, Image.size, Image.spec
