@@ -347,6 +347,7 @@ impl Containers {
 }
 
 /// What to execute, by whom.
+#[expect(clippy::large_enum_variant, reason = "made for one request, moved once")]
 enum Asked {
     Shim(ExecPlan),
     Oci(OciExecPlan),
