@@ -42,6 +42,7 @@ impl From<&Check> for console::Check {
             container: pod.map(|p| p.container.to_string()).unwrap_or_default(),
             reason: check.reason.as_ref().map(|r| r.code().to_string()).unwrap_or_default(),
             summary: reason::summary(check),
+            result: None,
         }
     }
 }
@@ -86,6 +87,9 @@ impl From<&Status> for console::Observer {
             allowed: status.allowed,
             denied: status.denied,
             degradations: status.degradations.iter().map(Into::into).collect(),
+            sampled_out: 0,
+            history_bytes: 0,
+            forgotten: 0,
         }
     }
 }
