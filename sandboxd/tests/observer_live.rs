@@ -226,6 +226,37 @@ async fn a_dropped_capability_is_named() {
     assert!(told.fix.contains("CAP_SYS_ADMIN"), "{}", told.fix);
 }
 
+/// One script, one reason: what each call of the mounting and joining kind fails with.
+#[tokio::test]
+async fn each_failure_has_a_reason_of_its_own() {
+    let Some(live) = Live::start() else { return };
+    let inside = "exec unshare --user --map-root-user --mount";
+    let cases = [
+        (format!("{inside} mount -t mqueue mqueue $D"), "mqueue-without-own-ipcns"),
+        (format!("{inside} mount -t cgroup2 none $D"), "cgroup-without-own-cgroupns"),
+        (format!("{inside} mount -t bpf -o delegate_cmds=any none $D"), "option-not-for-userns"),
+        (format!("mount -t tmpfs theirs $D; {inside} mount -o remount,size=1m $D"), "remount-of-others"),
+        (format!("{inside} mount -t ext4 /dev/null $D"), "filesystem-not-for-userns"),
+        ("exec unshare --user --map-root-user mount -t tmpfs none $D".to_string(), "mntns-owned-by-other-userns"),
+        (
+            "exec 9</proc/self/ns/user; exec unshare --user --map-root-user nsenter --user=/proc/self/fd/9 true"
+                .to_string(),
+            "setns-foreign-userns",
+        ),
+        (
+            format!("{inside} --net setpriv --bounding-set=-sys_chroot --inh-caps=-sys_chroot \
+                     nsenter --mount=/proc/self/ns/mnt true"),
+            "capability-dropped",
+        ),
+    ];
+    for (script, code) in cases {
+        let ran = live.run(&script, true);
+        assert!(!ran.success, "{script}: was to fail");
+        let (check, told) = live.failure(&ran).await;
+        assert_eq!(told.code, code, "{script}: {}\n{check:#?}", ran.stderr);
+    }
+}
+
 #[tokio::test]
 async fn strangers_are_told_apart() {
     let Some(live) = Live::start() else { return };

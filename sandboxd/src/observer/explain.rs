@@ -124,6 +124,51 @@ impl View<'_> {
                  caller's own user namespace."
                     .to_string(),
             ),
+            Reason::SetnsForeignUserns { target, .. } => (
+                format!(
+                    "{who} may not join {}: it is neither the caller's own nor one below it.",
+                    self.userns(*target)
+                ),
+                "Join from the user namespace above it (the host, for a pod's), or enter the container with exec \
+                 instead."
+                    .to_string(),
+            ),
+            Reason::MqueueWithoutOwnIpcns { owner, .. } => (
+                format!(
+                    "{who} may not mount mqueue: its ipc namespace is owned by {}, not by the caller's user \
+                     namespace.",
+                    self.userns(*owner)
+                ),
+                "Give the process an ipc namespace made together with or after its user namespace (hostIPC: \
+                 false), or bind-mount the existing /dev/mqueue."
+                    .to_string(),
+            ),
+            Reason::CgroupWithoutOwnCgroupns { fs_type, owner, .. } => (
+                format!(
+                    "{who} may not mount {fs_type}: its cgroup namespace is owned by {}, not by the caller's \
+                     user namespace.",
+                    self.userns(*owner)
+                ),
+                "Give the process a cgroup namespace made together with or after its user namespace, or \
+                 bind-mount the existing /sys/fs/cgroup."
+                    .to_string(),
+            ),
+            Reason::RemountOfOthers { owner, .. } => (
+                format!(
+                    "{who} may not reconfigure this file system: it was mounted from {}, and its options are \
+                     changed from there only.",
+                    self.userns(*owner)
+                ),
+                "Change only the mount itself (MS_REMOUNT with MS_BIND, mount_setattr), or have it mounted with \
+                 these options (a volume's mountOptions)."
+                    .to_string(),
+            ),
+            Reason::OptionNotForUserns { fs_type, .. } => (
+                format!(
+                    "{who} may not mount {fs_type} with this option: only the initial user namespace may set it."
+                ),
+                format!("Leave the option out (bpf: delegate_*), or mount {fs_type} on the host."),
+            ),
             Reason::FilesystemNotForUserns { fs_type, .. } => (
                 format!(
                     "{who} may not mount {fs_type}: the kernel lets only the initial user namespace do so."
@@ -219,6 +264,24 @@ impl View<'_> {
             (_, Reason::SetnsForeignNamespace { .. }) => format!(
                 "{call} asks for {capability} in the user namespace that owns the namespace to join (the \
                  install operation of its kind)."
+            ),
+            (_, Reason::SetnsForeignUserns { .. }) => {
+                format!("{call} asks for {capability} in the user namespace to join (userns_install).")
+            }
+            (_, Reason::MqueueWithoutOwnIpcns { .. }) => format!(
+                "{call} asks for {capability} in the user namespace that owns the caller's ipc namespace: mqueue \
+                 shows that namespace's queues (mqueue_init_fs_context, mount_capable)."
+            ),
+            (_, Reason::CgroupWithoutOwnCgroupns { .. }) => format!(
+                "{call} asks for {capability} in the user namespace that owns the caller's cgroup namespace \
+                 (cgroup_init_fs_context, mount_capable)."
+            ),
+            (_, Reason::RemountOfOthers { .. }) => format!(
+                "{call} asks for {capability} in the user namespace that the file system was mounted from \
+                 (s_user_ns of its superblock)."
+            ),
+            (_, Reason::OptionNotForUserns { .. }) => format!(
+                "{call} asks for {capability} in the initial user namespace because of an option (bpf_parse_param)."
             ),
             (_, Reason::FilesystemNotForUserns { fs_type, .. }) => format!(
                 "{call} asks for {capability} in the initial user namespace, because {fs_type} lacks \
@@ -350,6 +413,17 @@ fn sources(reason: &Reason, syscall: Syscall) -> Vec<&'static str> {
         }
         Reason::MayMountDenied { .. } => vec!["fs/namespace.c: may_mount", "mount_namespaces(7)"],
         Reason::SetnsForeignNamespace { .. } => vec!["kernel/nsproxy.c: validate_nsset"],
+        Reason::SetnsForeignUserns { .. } => vec!["kernel/user_namespace.c: userns_install"],
+        Reason::MqueueWithoutOwnIpcns { .. } => {
+            vec!["ipc/mqueue.c: mqueue_init_fs_context", "fs/super.c: mount_capable", "ipc_namespaces(7)"]
+        }
+        Reason::CgroupWithoutOwnCgroupns { .. } => {
+            vec!["kernel/cgroup/cgroup.c: cgroup_init_fs_context", "cgroup_namespaces(7)"]
+        }
+        Reason::RemountOfOthers { .. } => {
+            vec!["fs/namespace.c: do_remount", "fs/fsopen.c: vfs_cmd_reconfigure"]
+        }
+        Reason::OptionNotForUserns { .. } => vec!["kernel/bpf/inode.c: bpf_parse_param"],
         Reason::FilesystemNotForUserns { .. } => vec!["fs/super.c: mount_capable"],
         Reason::TooRevealing { .. } => {
             vec!["fs/namespace.c: mount_too_revealing", "fs/namespace.c: mnt_already_visible"]
@@ -442,6 +516,11 @@ mod tests {
             Reason::ProcWithoutOwnPidns { pidns: a, owner: b, caller: b },
             Reason::MayMountDenied { mntns: a, owner: b, caller: b },
             Reason::SetnsForeignNamespace { owner: a, caller: b },
+            Reason::SetnsForeignUserns { target: a, caller: b },
+            Reason::MqueueWithoutOwnIpcns { owner: a, caller: b },
+            Reason::CgroupWithoutOwnCgroupns { fs_type: "cgroup2".into(), owner: a, caller: b },
+            Reason::RemountOfOthers { owner: a, caller: b },
+            Reason::OptionNotForUserns { fs_type: "bpf".into(), caller: b },
             Reason::FilesystemNotForUserns { fs_type: "ext4".into(), caller: a },
             Reason::CapabilityDropped { capability: 21, userns: a },
             Reason::TooRevealing { fs_type: "sysfs".into(), covering: Covering::NoneVisible },

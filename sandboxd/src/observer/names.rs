@@ -82,9 +82,11 @@ pub fn namespace_list(flags: u64) -> String {
 }
 
 /// mount(2) flags with which the file-system type is not looked at.
-const MS_REMOUNT: u64 = 0x20;
-const MS_BIND: u64 = 0x1000;
+pub const MS_REMOUNT: u64 = 0x20;
+pub const MS_BIND: u64 = 0x1000;
 const MS_MOVE: u64 = 0x2000;
+/// fsconfig(2): change the file system that was picked (include/uapi/linux/mount.h).
+pub const FSCONFIG_CMD_RECONFIGURE: u64 = 7;
 /// MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED.
 const MS_PROPAGATION: u64 = 0b1111 << 17;
 

@@ -10,7 +10,7 @@ use sandboxd_ebpf::Syscall;
 use super::check::{Check, INIT, Verdict};
 use super::covering::Covering;
 use super::names::{self, CAP_SYS_ADMIN, CAP_SYS_CHROOT};
-use crate::pod::model::NsInode;
+use crate::pod::model::{NsInode, NsKind};
 
 /// Why. Inodes are of user namespaces unless named otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,16 @@ pub enum Reason {
     MayMountDenied { mntns: NsInode, owner: NsInode, caller: NsInode },
     /// The namespace to join is owned by a user namespace in which the caller has no privilege.
     SetnsForeignNamespace { owner: NsInode, caller: NsInode },
+    /// The user namespace to join is neither the caller's own nor one below it.
+    SetnsForeignUserns { target: NsInode, caller: NsInode },
+    /// mqueue belongs to an ipc namespace, and the caller's is owned by another user namespace.
+    MqueueWithoutOwnIpcns { owner: NsInode, caller: NsInode },
+    /// cgroup and cgroup2 belong to a cgroup namespace, and the caller's is owned by another user namespace.
+    CgroupWithoutOwnCgroupns { fs_type: Box<str>, owner: NsInode, caller: NsInode },
+    /// The file system to reconfigure was mounted from another user namespace.
+    RemountOfOthers { owner: NsInode, caller: NsInode },
+    /// The file system may be mounted in a user namespace, but not with this option.
+    OptionNotForUserns { fs_type: Box<str>, caller: NsInode },
     /// The file system may be mounted from the initial user namespace only.
     FilesystemNotForUserns { fs_type: Box<str>, caller: NsInode },
     /// The caller is in the right user namespace, or in one above it, and has dropped the capability.
@@ -56,6 +66,11 @@ impl Reason {
             Self::ProcWithoutOwnPidns { .. } => "proc-without-own-pidns",
             Self::MayMountDenied { .. } => "mntns-owned-by-other-userns",
             Self::SetnsForeignNamespace { .. } => "setns-foreign-namespace",
+            Self::SetnsForeignUserns { .. } => "setns-foreign-userns",
+            Self::MqueueWithoutOwnIpcns { .. } => "mqueue-without-own-ipcns",
+            Self::CgroupWithoutOwnCgroupns { .. } => "cgroup-without-own-cgroupns",
+            Self::RemountOfOthers { .. } => "remount-of-others",
+            Self::OptionNotForUserns { .. } => "option-not-for-userns",
             Self::FilesystemNotForUserns { .. } => "filesystem-not-for-userns",
             Self::CapabilityDropped { .. } => "capability-dropped",
             Self::TooRevealing { .. } => "too-revealing",
@@ -97,8 +112,9 @@ impl Reason {
             Syscall::Mount | Syscall::Fsopen | Syscall::Fsconfig | Syscall::Fsmount | Syscall::MoveMount => {
                 mounting(check, caller, target)
             }
-            Syscall::Setns => elsewhere(check, caller, target)
-                .unwrap_or(Self::SetnsForeignNamespace { owner: target, caller }),
+            Syscall::Setns => {
+                elsewhere(check, caller, target).unwrap_or_else(|| joining(check, caller, target))
+            }
             // Copying the caller's memory asks CAP_SYS_ADMIN of the initial user namespace and takes no for
             // an answer; new namespaces are asked for in the caller's own, or in the new one.
             Syscall::Unshare | Syscall::Clone | Syscall::Clone3 => {
@@ -134,6 +150,15 @@ fn elsewhere(check: &Check, caller: NsInode, target: NsInode) -> Option<Reason> 
     above.then_some(Reason::CapabilityDropped { capability: check.capability, userns: caller })
 }
 
+/// Of several namespaces (a pidfd) the user namespace is joined first.
+fn joining(check: &Check, caller: NsInode, target: NsInode) -> Reason {
+    if names::namespace_kinds(check.flags.unwrap_or(0)).contains(&NsKind::User) {
+        Reason::SetnsForeignUserns { target, caller }
+    } else {
+        Reason::SetnsForeignNamespace { owner: target, caller }
+    }
+}
+
 fn mounting(check: &Check, caller: NsInode, target: NsInode) -> Reason {
     if let Some(dropped) = elsewhere(check, caller, target) {
         return dropped;
@@ -141,6 +166,9 @@ fn mounting(check: &Check, caller: NsInode, target: NsInode) -> Reason {
     let owned = |ns: super::check::Ns| ns.inode.filter(|_| ns.owner == Some(target));
     if let Some(mntns) = owned(check.mnt) {
         return Reason::MayMountDenied { mntns, owner: target, caller };
+    }
+    if reconfigures(check) {
+        return Reason::RemountOfOthers { owner: target, caller };
     }
     let fs_type = check.new_fs_type();
     match fs_type {
@@ -154,6 +182,14 @@ fn mounting(check: &Check, caller: NsInode, target: NsInode) -> Reason {
                 return Reason::ProcWithoutOwnPidns { pidns, owner: target, caller };
             }
         }
+        Some("mqueue") => return Reason::MqueueWithoutOwnIpcns { owner: target, caller },
+        Some(name @ ("cgroup" | "cgroup2")) => {
+            return Reason::CgroupWithoutOwnCgroupns { fs_type: name.into(), owner: target, caller };
+        }
+        // Its delegate_* options; it probes for nothing.
+        Some("bpf") if target == INIT => {
+            return Reason::OptionNotForUserns { fs_type: "bpf".into(), caller };
+        }
         Some(name) if target == INIT && !FOR_USERNS.contains(&name) => {
             return Reason::FilesystemNotForUserns { fs_type: name.into(), caller };
         }
@@ -165,6 +201,16 @@ fn mounting(check: &Check, caller: NsInode, target: NsInode) -> Reason {
         _ => {}
     }
     Reason::OtherUserns { target, caller }
+}
+
+/// Whether the call changes a file system that is mounted, and not only one of its mounts.
+fn reconfigures(check: &Check) -> bool {
+    let Some(flags) = check.flags else { return false };
+    match check.syscall {
+        Syscall::Mount => flags & names::MS_REMOUNT != 0 && flags & names::MS_BIND == 0,
+        Syscall::Fsconfig => flags == names::FSCONFIG_CMD_RECONFIGURE,
+        _ => false,
+    }
 }
 
 /// One line: "CAP_SYS_ADMIN denied in the owner of netns 4026532100".
@@ -187,6 +233,13 @@ pub fn summary(check: &Check) -> String {
         Reason::ProcWithoutOwnPidns { pidns, .. } => format!("it owns pidns {pidns}, the caller does not"),
         Reason::MayMountDenied { mntns, .. } => format!("it owns mntns {mntns}, the caller does not"),
         Reason::SetnsForeignNamespace { .. } => "it owns the namespace to join".to_string(),
+        Reason::SetnsForeignUserns { .. } => "not the caller's, nor below it".to_string(),
+        Reason::MqueueWithoutOwnIpcns { .. } => "it owns the ipcns, the caller does not".to_string(),
+        Reason::CgroupWithoutOwnCgroupns { .. } => "it owns the cgroupns, the caller does not".to_string(),
+        Reason::RemountOfOthers { .. } => "the file system was mounted from there".to_string(),
+        Reason::OptionNotForUserns { fs_type, .. } => {
+            format!("an option of {fs_type} is not for user namespaces")
+        }
         Reason::FilesystemNotForUserns { fs_type, .. } => format!("{fs_type} is not for user namespaces"),
         Reason::CapabilityDropped { .. } => "the caller has dropped it".to_string(),
         Reason::TooRevealing { covering, .. } => {
@@ -243,6 +296,44 @@ mod tests {
     fn setns_into_what_others_own() {
         let record = CheckRecord { syscall: Syscall::Setns as u32, flags: 0x4000_0000, ..record() };
         assert_eq!(reason(&record), Reason::SetnsForeignNamespace { owner: INIT, caller: NsInode(100) });
+    }
+
+    #[test]
+    fn setns_into_a_userns_that_is_not_below() {
+        // user|net, as of a pidfd: the user namespace is the first.
+        for flags in [0x1000_0000, 0x5000_0000] {
+            let record = CheckRecord { syscall: Syscall::Setns as u32, flags, ..record() };
+            assert_eq!(reason(&record), Reason::SetnsForeignUserns { target: INIT, caller: NsInode(100) });
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_other_namespaces_than_the_netns() {
+        let (owner, caller) = (INIT, NsInode(100));
+        let mqueue = CheckRecord { fs_type: fs("mqueue"), ..record() };
+        assert_eq!(reason(&mqueue), Reason::MqueueWithoutOwnIpcns { owner, caller });
+        for name in ["cgroup", "cgroup2"] {
+            let cgroup = CheckRecord { fs_type: fs(name), ..record() };
+            let fs_type = name.into();
+            assert_eq!(reason(&cgroup), Reason::CgroupWithoutOwnCgroupns { fs_type, owner, caller });
+        }
+        let bpf = CheckRecord { fs_type: fs("bpf"), ..record() };
+        assert_eq!(reason(&bpf), Reason::OptionNotForUserns { fs_type: "bpf".into(), caller });
+    }
+
+    #[test]
+    fn reconfiguring_what_others_mounted() {
+        let expected = Reason::RemountOfOthers { owner: INIT, caller: NsInode(100) };
+        let remount = CheckRecord { flags: names::MS_REMOUNT, ..record() };
+        assert_eq!(reason(&remount), expected);
+        let fsconfig = CheckRecord {
+            syscall: Syscall::Fsconfig as u32,
+            flags: names::FSCONFIG_CMD_RECONFIGURE,
+            ..record()
+        };
+        assert_eq!(reason(&fsconfig), expected);
+        let of_the_mount_only = CheckRecord { flags: names::MS_REMOUNT | names::MS_BIND, ..record() };
+        assert_ne!(reason(&of_the_mount_only), expected);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod no_observer;
 mod observer;
 mod ownership;
 mod portmap;
+mod reasons;
 mod refusals;
 mod restart;
 mod scripted;
