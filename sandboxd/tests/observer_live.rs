@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use sandboxd::observer::check::INIT;
 use sandboxd::observer::{
     Attribution, Check, CheckFilter, Covering, Explanation, Observer, ObserverSettings, PodKeys, ProcessKey,
-    Reason, State, Verdict,
+    Reason, Rung, State, Verdict,
 };
 use sandboxd::pod::model::{FlowKind, NsInode, PodId};
 
@@ -23,6 +23,14 @@ struct Live {
     since_ns: i64,
     dir: tempfile::TempDir,
     _alone: MutexGuard<'static, ()>,
+}
+
+/// The rung that `SANDBOXD_TEST_RUNG` names and no other, so that each can be tried on a kernel that has a better
+/// one; else whatever loads.
+fn settings() -> ObserverSettings {
+    let Ok(name) = std::env::var("SANDBOXD_TEST_RUNG") else { return ObserverSettings::default() };
+    let rung = Rung::LADDER.into_iter().find(|rung| rung.name() == name).expect("no such rung");
+    ObserverSettings { rungs: vec![rung], ..ObserverSettings::default() }
 }
 
 /// Every observer sees the whole machine: a burst in one test would push the checks of another one out.
@@ -40,7 +48,7 @@ impl Live {
     fn start() -> Option<Self> {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let pods = Arc::new(Attribution::default());
-        let observer = Observer::start(&ObserverSettings::default(), pods.clone());
+        let observer = Observer::start(&settings(), pods.clone());
         let status = observer.status();
         if !matches!(status.state, State::Running(_)) {
             eprintln!("SKIPPED: {}", status.message);

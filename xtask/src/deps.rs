@@ -73,6 +73,29 @@ const IPROUTE: Need = Need {
     packages: &["iproute2"],
 };
 
+const QEMU: Need = Need {
+    what: "QEMU for x86-64",
+    why: "booting other kernels",
+    present: || run::on_path("qemu-system-x86_64").is_some(),
+    packages: &["qemu-system-x86"],
+};
+const BUSYBOX: Need = Need {
+    what: "a static busybox",
+    why: "the programs of virtual machines and of test images",
+    present: || Path::new("/bin/busybox").exists(),
+    packages: &["busybox-static"],
+};
+const KMOD: Need = Need {
+    what: "modprobe and depmod",
+    why: "the modules of other kernels",
+    present: || run::on_path("modprobe").is_some() || Path::new("/sbin/modprobe").exists(),
+    packages: &["kmod"],
+};
+
+/// To boot other kernels.
+pub const VM: [&Need; 10] =
+    [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE, &QEMU, &BUSYBOX, &KMOD];
+
 /// To build.
 pub const BUILD: [&Need; 4] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF];
 
