@@ -22,12 +22,13 @@ mod kernel;
 
 use aya_ebpf::btf_maps::{LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
-    bpf_ktime_get_boot_ns, bpf_probe_read_user, bpf_probe_read_user_str_bytes,
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_boot_ns,
+    bpf_probe_read_user, bpf_probe_read_user_str_bytes,
 };
+use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use aya_ebpf::macros::{btf_map, btf_tracepoint, fexit, kprobe, kretprobe};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext};
-use sandboxd_ebpf::{CheckRecord, Counters, INIT_USERNS, RING_BYTES, Syscall, valid};
+use sandboxd_ebpf::{COMM_LEN, CheckRecord, Counters, INIT_USERNS, RING_BYTES, Syscall, valid};
 
 use kernel::{Memory, Probed, Ptr, Regs, Typed};
 
@@ -221,7 +222,7 @@ fn fill<M: Memory>(
     out.pidns = known(valid::PIDNS, pidns);
     out.pidns_owner = known(valid::PIDNS_OWNER, pidns_owner);
 
-    out.fs_type = [0; sandboxd_ebpf::FS_TYPE_LEN];
+    zero(&mut out.fs_type);
     if asked.fs_type != 0 {
         // SAFETY: the helper checks the user's address and writes at most the slice's length.
         let read = unsafe { bpf_probe_read_user_str_bytes(asked.fs_type as *const u8, &mut out.fs_type) };
@@ -229,8 +230,22 @@ fn fill<M: Memory>(
             seen |= valid::FS_TYPE;
         }
     }
-    out.comm = bpf_get_current_comm().unwrap_or_default();
+    zero(&mut out.comm);
+    // SAFETY: the helper writes at most the length it is given. It fails only without a task.
+    unsafe { bpf_get_current_comm(out.comm.as_mut_ptr().cast(), COMM_LEN as u32) };
     out.valid = seen;
+}
+
+/// In two words: a memset would be a loop in a function of its own, which the verifiers of kernels before 6.2
+/// follow once for each path that leads there.
+#[inline(always)]
+fn zero(bytes: &mut [u8; 16]) {
+    let words = bytes.as_mut_ptr().cast::<u64>();
+    // SAFETY: sixteen bytes, at a multiple of eight in the record (asserted beside its definition).
+    unsafe {
+        words.write_volatile(0);
+        words.add(1).write_volatile(0);
+    }
 }
 
 /// What the syscall was asked for.

@@ -48,7 +48,8 @@ const MODULES: [&str; 12] = [
     "xt_nat",
 ];
 /// Tools that the tests and the plugins run.
-const TOOLS: [&str; 8] = ["unshare", "nsenter", "ip", "iptables", "ip6tables", "mount", "umount", "modprobe"];
+const TOOLS: [&str; 9] =
+    ["unshare", "nsenter", "ip", "iptables", "ip6tables", "mount", "umount", "modprobe", "setpriv"];
 /// The end-to-end tests that run there: ownership, the order, the old order, restart.
 const E2E: [&str; 4] = ["ownership::", "network_first::", "lifecycle::", "observer::"];
 
@@ -104,8 +105,10 @@ fn assemble(kernel: &Kernel, observer: &Path, flow: Option<(&Path, &Path)>) -> R
         tree.directory(dir);
     }
     tree.copy(Path::new("/bin/busybox"), "/bin/busybox")?;
+    // Not busybox's own: it takes its applets for the tools of the same name.
+    tree.program(Path::new("/bin/dash"), "/bin/sh")?;
     for name in [
-        "sh", "cat", "ls", "mkdir", "echo", "sleep", "true", "readlink", "touch", "grep", "id", "rm", "kill",
+        "cat", "ls", "mkdir", "echo", "sleep", "true", "readlink", "touch", "grep", "id", "rm", "kill",
         "stat", "uname", "head", "ps", "env", "poweroff", "test", "dd", "seq", "ln", "chmod", "cut", "tr",
     ] {
         tree.link(&format!("/bin/{name}"), "busybox");
@@ -213,13 +216,20 @@ fn boot(kernel: &Kernel, image: &Path) -> Result<Vec<(String, i32)>> {
         }
     });
     let mut results = Vec::new();
+    let mut skipped = 0;
     loop {
         match heard.recv_timeout(PATIENCE.saturating_sub(begun.elapsed())) {
             Ok(line) => {
+                // These kernels have all that the tests need: what skips here would pass unseen.
+                if line.contains("SKIPPED: ") {
+                    skipped += 1;
+                }
                 if let Some((status, name)) =
                     line.strip_prefix("VM-TEST ").and_then(|rest| rest.split_once(' '))
                 {
-                    results.push((name.to_owned(), status.parse().unwrap_or(-1)));
+                    let status = if skipped == 0 { status.parse().unwrap_or(-1) } else { -1 };
+                    results.push((name.to_owned(), status));
+                    skipped = 0;
                 } else {
                     println!("{line}");
                 }
