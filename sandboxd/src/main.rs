@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use sandboxd::config::{Config, DEFAULT_TOML};
-use sandboxd::daemon::cli::{Cli, Command, ConfigCommand, ServeArgs};
+use sandboxd::daemon::cli::{Cli, Command, ConfigCommand, ImageArgs, ServeArgs};
 use sandboxd::daemon::{self, Daemon};
 use sandboxd::doctor;
 
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(&args),
         Command::Config(ConfigCommand::Default) => print(DEFAULT_TOML),
         Command::Config(ConfigCommand::Check { config }) => check(config.as_deref()),
+        Command::Image(args) => images(args),
         Command::Doctor { json, config } => examine(json, config.as_deref()),
     };
     outcome.unwrap_or_else(|error| {
@@ -33,6 +34,13 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         daemon.run(shutdown).await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+fn images(args: ImageArgs) -> anyhow::Result<ExitCode> {
+    let config = args.configuration()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(sandboxd::image::run_command(args.command, &config))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn check(path: Option<&std::path::Path>) -> anyhow::Result<ExitCode> {

@@ -38,6 +38,16 @@ pub fn find(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A program of the machine's, on the PATH or where a service's bare PATH does not look.
+#[must_use]
+pub fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+}
+
 /// The first of the directories that holds CNI's standard plugins.
 #[must_use]
 pub fn cni_dir() -> Option<&'static Path> {

@@ -132,7 +132,8 @@ fn addresses(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Files and directories under the daemon's own directories that carry a pod's id.
+/// Files and directories under the daemon's own directories that carry the id of a pod or container. Images stay:
+/// nobody asked for their removal.
 fn records(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut todo = vec![dir.join("root"), dir.join("run")];
@@ -140,7 +141,10 @@ fn records(dir: &Path) -> Vec<PathBuf> {
         for name in names(&path) {
             let child = path.join(&name);
             let id = name.split('.').next().unwrap_or_default();
-            if id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
+            if child == dir.join("root/images") {
+                continue;
+            }
+            if name.starts_with(".gone-") || id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
                 found.push(child);
             } else if child.is_dir() && !child.is_symlink() {
                 todo.push(child);

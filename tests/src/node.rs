@@ -125,6 +125,26 @@ impl Node {
         command
     }
 
+    /// A command of `sandboxd` to this node's running daemon.
+    #[must_use]
+    pub fn sandboxd(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--cri-socket").arg(self.cri_socket());
+        command.arg("--console-socket").arg(self.console_socket());
+        command
+    }
+
+    /// Brings an image archive into the running daemon.
+    ///
+    /// # Errors
+    /// What `sandboxd image import` says.
+    pub fn import(&self, archive: &Path) -> Result<()> {
+        let output = self.sandboxd(&["image", "import"]).arg(archive).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "importing {}: {said}", archive.display());
+        Ok(())
+    }
+
     /// Starts the daemon (again) and waits until it serves.
     ///
     /// # Errors
@@ -244,6 +264,17 @@ impl Node {
             }
             sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Puts [`image::BUSYBOX`](crate::image::BUSYBOX) into the node's store, as an operator would.
+    ///
+    /// # Errors
+    /// When the image cannot be made or taken in.
+    pub fn load_busybox(&self) -> Result<()> {
+        let archive = self.path("busybox.tar");
+        crate::image::busybox()?.write(&archive)?;
+        self.import(&archive)?;
+        fs::remove_file(&archive).context("removing the image's archive")
     }
 
     /// Stops and removes every pod, as kubelet would.

@@ -7,6 +7,7 @@ use std::path::Path;
 use nix::unistd::geteuid;
 
 use crate::bins;
+use crate::registry::Registry;
 
 /// Something a machine may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,10 @@ pub enum Need {
     Iptables,
     /// The tracepoint `capability:cap_capable` and the kernel's BTF.
     Bpf,
+    /// docker-registry, skopeo, openssl and htpasswd.
+    Registry,
+    /// The OCI runtime, where the daemon finds it.
+    Runc,
     /// A second daemon, built without the observer.
     NoObserverBuild,
 }
@@ -44,6 +49,8 @@ impl Need {
                 let missing = wanted.iter().find(|p| !Path::new(p).exists());
                 missing.map(|path| format!("no BPF observer: {path} is missing"))
             }
+            Self::Registry => Registry::missing(),
+            Self::Runc => bins::on_path("runc").is_none().then(|| "no runc on the PATH".to_owned()),
             Self::NoObserverBuild => std::env::var_os(bins::NO_OBSERVER)
                 .is_none()
                 .then(|| format!("no build without the observer: {} is not set", bins::NO_OBSERVER)),

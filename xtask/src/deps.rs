@@ -72,6 +72,12 @@ const IPROUTE: Need = Need {
     present: || run::on_path("ip").is_some(),
     packages: &["iproute2"],
 };
+const RUNC: Need = Need {
+    what: "runc",
+    why: "the tests of OCI runtimes as handlers",
+    present: || run::on_path("runc").is_some(),
+    packages: &["runc"],
+};
 
 const QEMU: Need = Need {
     what: "QEMU for x86-64",
@@ -102,13 +108,31 @@ pub const BUILD: [&Need; 4] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF];
 /// To build and run pods.
 pub const RUN: [&Need; 7] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE];
 
+const BUSYBOX: Need = Need {
+    what: "a static busybox",
+    why: "the images that tests make",
+    present: || Path::new("/bin/busybox").exists(),
+    packages: &["busybox-static"],
+};
+const REGISTRY: Need = Need {
+    what: "a registry, skopeo, openssl and htpasswd",
+    why: "the tests of pulls",
+    present: || {
+        ["docker-registry", "skopeo", "openssl", "htpasswd"].iter().all(|p| run::on_path(p).is_some())
+    },
+    packages: &["docker-registry", "skopeo", "openssl", "apache2-utils"],
+};
+/// To test.
+pub const TEST: [&Need; 10] =
+    [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE, &RUNC, &BUSYBOX, &REGISTRY];
+
 /// Everything: says it, or installs it.
 pub fn all(check: bool) -> Result<()> {
-    for need in RUN {
+    for need in TEST {
         let state = if (need.present)() { "there   " } else { "missing " };
         println!("{state} {} ({})", need.what, need.why);
     }
-    if check { Ok(()) } else { ensure(&RUN) }
+    if check { Ok(()) } else { ensure(&TEST) }
 }
 
 /// Installs what is missing, or stops with the commands that do.

@@ -10,7 +10,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, deps, run};
+use crate::{build, cri_table, deps, run};
 
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,7 @@ pub struct Options {
 
 /// Runs them.
 pub fn test(options: &Options) -> Result<()> {
-    deps::ensure(&deps::RUN)?;
+    deps::ensure(&deps::TEST)?;
     let bins = build::release()?;
     let no_observer = build::without_observer()?;
     let mut skips = Vec::new();
@@ -38,6 +38,7 @@ pub fn test(options: &Options) -> Result<()> {
         command.env("SANDBOXD_BIN_DIR", &bins).env("SANDBOXD_NO_OBSERVER", &no_observer);
         command.env("SANDBOXD_SHIM", bins.join("sandboxd-shim"));
     };
+    cri_table::cri_table(&cri_table::Options { check: true })?;
     let filter: Vec<&str> = options.filter.as_deref().into_iter().collect();
     if !options.only_e2e {
         let mut unit = run::cargo();
@@ -47,7 +48,7 @@ pub fn test(options: &Options) -> Result<()> {
         skips.extend(watched(&mut unit)?.skips);
     }
     let mut e2e = run::cargo();
-    e2e.args(["test", "-p", "sandboxd-tests", "--lib", "--bins", "--test", "e2e"]);
+    e2e.args(["test", "-p", "sandboxd-tests", "--lib", "--bins", "--test", "e2e", "--test", "conformance"]);
     e2e.args(["--", "--test-threads=4"]).args(&filter);
     with_env(&mut e2e);
     let watched = watched(&mut e2e)?;
@@ -137,7 +138,7 @@ struct Lack {
     lacking: fn(&Path) -> bool,
 }
 
-const LACKS: [Lack; 6] = [
+const LACKS: [Lack; 10] = [
     Lack { words: &["not root", "needs root"], lacking: |_| !deps::is_root() },
     Lack { words: &["rustfmt"], lacking: |_| run::output(run::cargo().args(["fmt", "--version"])).is_none() },
     Lack {
@@ -145,6 +146,22 @@ const LACKS: [Lack; 6] = [
         lacking: |_| run::output(run::cargo().args(["clippy", "--version"])).is_none(),
     },
     Lack { words: &["BPF", "BTF"], lacking: |root| !root.join("sys/kernel/btf/vmlinux").exists() },
+    Lack { words: &["kubectl"], lacking: |_| run::on_path("kubectl").is_none() },
+    Lack {
+        words: &["the kernel does not count swap"],
+        lacking: |root| {
+            !root.join("sys/fs/cgroup/memory/memory.memsw.usage_in_bytes").exists()
+                && !root.join("sys/fs/cgroup/cgroup.controllers").exists()
+        },
+    },
+    Lack {
+        words: &["the kernel does not count pressure"],
+        lacking: |root| !root.join("sys/fs/cgroup/cpu.pressure").exists(),
+    },
+    Lack {
+        words: &["runc"],
+        lacking: |root| !["usr/sbin/runc", "usr/bin/runc"].iter().any(|path| root.join(path).exists()),
+    },
     Lack { words: &["systemd"], lacking: |root| !root.join("run/systemd/system").exists() },
     Lack { words: &["AppArmor"], lacking: |root| !root.join("sys/kernel/security/apparmor").exists() },
 ];

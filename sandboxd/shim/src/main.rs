@@ -4,7 +4,9 @@
 //! One thread, no runtime: a process with one thread may fork, switch ids and join namespaces without asking
 //! who else is affected. Standard input is the daemon's connection (`sandboxd_shim::proto`).
 
+mod container;
 mod infra;
+mod io;
 mod kernel;
 mod root;
 mod selftest;
@@ -25,6 +27,9 @@ fn main() -> ExitCode {
     let Ok(daemon) = rustix::io::fcntl_dupfd_cloexec(&stdin, 3) else { return ExitCode::FAILURE };
     // SAFETY: no handler is installed. SIGPIPE is ignored already (std's runtime).
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    // What is forked to enter a container is visible there: nothing in it may look into the shim's memory or
+    // open its descriptors.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     // A spawned process leads no process group, so this cannot fail; if it did, SIGHUP is ignored anyway.
     let _ = rustix::process::setsid();
     serve::Shim::new(daemon).run();

@@ -3,6 +3,9 @@
 //! Host paths do not occur: what comes from the host's file system travels as a file descriptor of a detached
 //! mount (`open_tree(OPEN_TREE_CLONE)`), named here by its index among the message's descriptors.
 
+pub mod container;
+pub mod oci;
+
 use serde::{Deserialize, Serialize};
 
 /// The infra container of a pod.
@@ -146,6 +149,7 @@ pub struct Capabilities {
     pub permitted: u64,
     pub effective: u64,
     pub inheritable: u64,
+    pub ambient: u64,
 }
 
 /// One resource limit: the number of the resource (`RLIMIT_…`), and its values.

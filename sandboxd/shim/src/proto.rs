@@ -8,9 +8,21 @@
 //!   │ ◀─ Started ───────────────── │  or Failed, and infra container and shim are gone
 //!   │ ─ State ───────────────────▶ │  any time, also from a restarted daemon
 //!   │ ◀─ State{…} + pidfd ──────── │
+//!   │ ─ Container(id, …) ────────▶ │  containers and execs of the pod, once it is started
+//!   │ ◀─ … ─────────────────────── │  a failure leaves the shim and the rest of the pod as they are
 //!   │ ─ Kill ────────────────────▶ │
 //!   │ ◀─ Killed{exit} ──────────── │  and the shim is gone
 //! ```
+//!
+//! A container that an OCI runtime carries out has a shim of its own, which no pod is made in:
+//!
+//! ```text
+//!   │ ─ CreateOci(plan) + fds ───▶ │  runs `create`, takes the container's process over
+//!   │ ◀─ ContainerCreated ──────── │  or NotDone, and the shim is gone
+//!   │ ─ Container(id, …) ────────▶ │  as above; after Remove the shim is gone
+//! ```
+//!
+//! A request that is longer than a message may be lies in a sealed memory file, the first of the descriptors.
 //!
 //! The two binaries are installed together, but a shim outlives an upgrade of the daemon: every message starts
 //! with [`VERSION`], and a daemon that meets another one says so instead of guessing.
@@ -18,14 +30,18 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::plan::container::{ContainerPlan, ExecPlan};
+use crate::plan::oci::{OciExecPlan, OciPlan};
 use crate::plan::{Plan, SysfsKind};
 
 /// First byte of every message. Raised when a message changes its meaning.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Longest message in bytes: a seccomp program of 32 KiB (BPF_MAXINSNS) and a plan beside it.
 pub const MAX_MESSAGE: usize = 96 * 1024;
-/// Most file descriptors with one message.
-pub const MAX_FDS: usize = 16;
+/// Longest request in a memory file: an environment may have megabytes (execve(2): 6 MiB at most).
+pub const MAX_FAR: usize = 8 * 1024 * 1024;
+/// Most file descriptors with one message (the kernel's SCM_MAX_FD is 253).
+pub const MAX_FDS: usize = 250;
 /// The shim's socket in the pod's directory.
 pub const SOCKET_NAME: &str = "shim.sock";
 
@@ -38,6 +54,70 @@ pub enum Request {
     Kill,
     /// Tries out what pods need, in namespaces of its own, and ends the shim.
     SelfTest,
+    /// The request proper, of so many bytes, lies in the first descriptor.
+    Far {
+        length: u32,
+    },
+    CreateContainer(Box<ContainerPlan>),
+    Container {
+        id: String,
+        verb: Verb,
+    },
+    Exec(Box<ExecPlan>),
+    Process {
+        exec: u64,
+        verb: ExecVerb,
+    },
+    /// A detached copy of the pod's /dev/shm.
+    Shm,
+    /// To a shim of its own, which has no pod: it ends when the container is removed.
+    CreateOci(Box<OciPlan>),
+    ExecOci(Box<OciExecPlan>),
+}
+
+/// What to do to a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verb {
+    Start,
+    State,
+    /// To its first process, or to all of them.
+    Signal {
+        signal: i32,
+        all: bool,
+    },
+    /// With the new log.
+    ReopenLog,
+    Attach(Wanted),
+    Resize {
+        columns: u16,
+        rows: u16,
+    },
+    /// Kills what is left of it and forgets it.
+    Remove,
+}
+
+/// What to do to a process that was executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExecVerb {
+    State,
+    Resize {
+        columns: u16,
+        rows: u16,
+    },
+    /// Kills it and all its descendants.
+    Kill,
+    /// Nobody will ask for it again. With `drop`, nobody has its streams either: what it writes is dropped.
+    Release {
+        drop: bool,
+    },
+}
+
+/// Which streams are wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
 }
 
 /// What the shim answers.
@@ -65,9 +145,55 @@ pub enum Reply {
     /// The request does not fit the state: nothing was done.
     Refused(Refusal),
     SelfTest(SelfTest),
+    /// With the pidfd of the container's first process.
+    ContainerCreated {
+        pid: i32,
+        warnings: Vec<String>,
+    },
+    /// Of a container or an exec: nothing is left of it, the pod goes on.
+    NotDone(Failure),
+    /// With the pidfd, unless the process has ended and was waited for.
+    ContainerState(ContainerState),
+    Done,
+    Removed {
+        exit: Option<Ended>,
+    },
+    /// With the streams that there are, of those wanted, in the order of the fields.
+    Attached(Wanted),
+    /// With the pidfd, and then the streams as of [`Reply::Attached`].
+    Executed {
+        exec: u64,
+        pid: i32,
+        streams: Wanted,
+        warnings: Vec<String>,
+    },
+    /// `None`: it runs.
+    ExecState {
+        exit: Option<Ended>,
+    },
 }
 
-/// How the infra container ended.
+/// A container as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerState {
+    pub pid: i32,
+    pub started: bool,
+    pub exit: Option<Ended>,
+    /// What it wrote that its log could not take, and the last errno of a write.
+    pub lost_bytes: u64,
+    pub log_errno: Option<i32>,
+    /// What it wrote that attached clients were too slow for.
+    pub missed_bytes: u64,
+}
+
+/// How and when a process ended (nanoseconds since the Unix epoch).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    pub exit: Exit,
+    pub at_ns: i64,
+}
+
+/// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     Code(i32),
@@ -94,7 +220,18 @@ pub enum Refusal {
     Ended,
     Version(u8),
     Malformed,
+    /// The pod has no such container, or the container no such process.
+    Unknown,
+    /// The pod has such a container already.
+    Exists,
+    NotStarted,
+    /// The container has no terminal, no standard input, or no log to reopen.
+    NoStream,
 }
+
+/// `errno` of a [`Failure`] that has nothing to add to its step, which is the whole message: the greatest number
+/// the kernel could give, which it gives to none.
+pub const SAID: i32 = 4095;
 
 /// What works on this machine; each failure with its step.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +284,23 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ProtoError> {
     if bytes.len() > MAX_MESSAGE {
         return Err(ProtoError::TooLong(bytes.len()));
     }
+    decode_any(bytes)
+}
+
+/// The bytes of a request of any length, up to [`MAX_FAR`].
+///
+/// # Errors
+/// [`ProtoError::TooLong`].
+pub fn encode_any(request: &Request) -> Result<Vec<u8>, ProtoError> {
+    let bytes = postcard::to_extend(request, vec![VERSION]).map_err(|_| ProtoError::Malformed)?;
+    if bytes.len() > MAX_FAR { Err(ProtoError::TooLong(bytes.len())) } else { Ok(bytes) }
+}
+
+/// As [`decode`], whatever the length.
+///
+/// # Errors
+/// [`ProtoError::Version`] and [`ProtoError::Malformed`].
+pub fn decode_any<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ProtoError> {
     match bytes.split_first() {
         None => Err(ProtoError::Malformed),
         Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {

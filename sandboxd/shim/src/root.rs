@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use sandboxd_shim::plan::{Attrs, Device};
 
-use crate::kernel::{Kernel, Kind, here};
+use crate::kernel::{Guest, Kernel, Kind, PRIVATE, here};
 use crate::step::{Step, StepError};
 
 /// Where [`enter`] puts the mounts from the host.
@@ -29,7 +29,7 @@ pub fn leave_host<K: Kernel>(kernel: &K) -> Result<(), StepError> {
 }
 
 /// Replaces the copy by a root of the shim's own.
-pub fn enter<K: Kernel>(
+pub fn enter<K: Guest>(
     kernel: &K,
     devices: &[Device],
     host: &[(BorrowedFd<'_>, Attrs)],
@@ -64,7 +64,7 @@ pub fn enter<K: Kernel>(
     kernel.pivot(root).step(|| "enter the shim's root".into())
 }
 
-fn take_host_mount<K: Kernel>(
+fn take_host_mount<K: Guest>(
     kernel: &K,
     root: BorrowedFd<'_>,
     index: usize,
@@ -77,6 +77,8 @@ fn take_host_mount<K: Kernel>(
         Kind::Directory => kernel.make_dir(root, &path).step(place)?,
         Kind::Other => kernel.make_file(root, &path, 0, &[]).step(place)?,
     }
+    // Private, or what is detached here later would be detached on the host too.
+    kernel.change(mount, "", PRIVATE).step(place)?;
     // Here, before clone3: what is set after it is the container's own to take off again.
     kernel.restrict(mount, "", attrs).step(place)?;
     kernel.attach(mount, root, &path).step(place)

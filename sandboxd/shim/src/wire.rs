@@ -4,13 +4,14 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use crate::proto::{MAX_FDS, MAX_MESSAGE};
+use crate::proto::{MAX_FAR, MAX_FDS, MAX_MESSAGE};
 
 /// A received message: its bytes and its file descriptors, all close-on-exec.
 #[derive(Debug)]
@@ -37,6 +38,46 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Res
     }
 }
 
+/// A sealed memory file with these bytes, which neither side can change any more.
+///
+/// # Errors
+/// Those of memfd_create(2), write(2) and fcntl(2).
+pub fn seal(bytes: &[u8]) -> Result<OwnedFd, Errno> {
+    let file = memfd_create("request", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let written = rustix::io::write(&file, rest)?;
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    fcntl_add_seals(&file, SEALS)?;
+    Ok(file)
+}
+
+/// The bytes of a file that [`seal`] made.
+///
+/// # Errors
+/// EPERM for a file that can still change, EMSGSIZE for one that is longer than [`MAX_FAR`] or has another
+/// length.
+pub fn unseal(file: BorrowedFd<'_>, length: usize) -> Result<Vec<u8>, Errno> {
+    if !fcntl_get_seals(file)?.contains(SEALS) {
+        return Err(Errno::PERM);
+    }
+    if length > MAX_FAR || u64::try_from(rustix::fs::fstat(file)?.st_size) != Ok(length as u64) {
+        return Err(Errno::MSGSIZE);
+    }
+    let mut bytes = vec![0; length];
+    let mut read = 0;
+    while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match rustix::io::pread(file, rest, read as u64)? {
+            0 => return Err(Errno::MSGSIZE),
+            count => read += count,
+        }
+    }
+    Ok(bytes)
+}
+
+const SEALS: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW);
+
 /// Receives one message; `None`: the other side has closed.
 ///
 /// # Errors
@@ -56,7 +97,7 @@ pub fn receive(socket: BorrowedFd<'_>) -> Result<Option<Received>, Errno> {
     let mut bytes = vec![0u8; peeked.length];
     drop(peeked);
     let got = receive_into(socket, &mut bytes, RecvFlags::empty())?;
-    if got.truncated || got.length != bytes.len() {
+    if got.truncated || got.length != bytes.len() || got.fds.len() > MAX_FDS {
         return Err(Errno::MSGSIZE);
     }
     Ok(Some(Received { bytes, fds: got.fds }))
@@ -108,7 +149,7 @@ mod tests {
     #[test]
     fn bytes_and_descriptors_arrive() {
         let (a, b) = pair();
-        let file = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
         send(a.as_fd(), b"hello", &[file.as_fd(), file.as_fd()]).unwrap();
         let got = receive(b.as_fd()).unwrap().unwrap();
         assert_eq!(got.bytes, b"hello");
@@ -129,16 +170,25 @@ mod tests {
     #[test]
     fn too_many_descriptors_are_refused_on_both_sides() {
         let (a, b) = pair();
-        let file = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
         let many = vec![file.as_fd(); MAX_FDS + 1];
         assert_eq!(send(a.as_fd(), b"x", &many).unwrap_err(), Errno::TOOBIG);
         // A peer that does not keep the bound.
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS + 2))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let many = vec![file.as_fd(); 64];
+        let many = vec![file.as_fd(); MAX_FDS + 2];
         assert!(control.push(SendAncillaryMessage::ScmRights(&many)));
         sendmsg(&a, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
         assert_eq!(receive(b.as_fd()).unwrap_err(), Errno::MSGSIZE);
+    }
+
+    #[test]
+    fn a_sealed_file_is_read_and_one_that_can_change_is_not() {
+        let sealed = seal(&[7; 100_000]).unwrap();
+        assert_eq!(unseal(sealed.as_fd(), 100_000).unwrap(), [7; 100_000]);
+        assert_eq!(unseal(sealed.as_fd(), 99_999), Err(Errno::MSGSIZE));
+        let open = memfd_create("x", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        assert_eq!(unseal(open.as_fd(), 0), Err(Errno::PERM));
     }
 
     #[test]

@@ -46,6 +46,13 @@ pub enum CgroupError {
         "cgroup {path} still has processes after {millis} ms: it is left, and removed when they are gone"
     )]
     Busy { path: PathBuf, millis: u128 },
+    #[error("device rule {rule:?}: {problem}")]
+    DeviceRule { rule: String, problem: &'static str },
+    #[error(
+        "memory limit {limit} is less than the {usage} bytes in use in {path}, which could not be reclaimed: \
+         ask for more, or have the container use less first"
+    )]
+    MemoryInUse { path: PathBuf, limit: u64, usage: u64 },
     #[error("the systemd cgroup driver needs busctl (part of systemd), which is not on the path")]
     NoBusctl,
     #[error("systemd refused {method} of {unit}: {stderr}")]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::error::CgroupError;
 use super::layout::Layout;
 use super::limits::Write;
-use super::path::{DEFAULT, PodCgroup};
+use super::path::{DEFAULT, Planned};
 
 /// Another pod's end may take the empty default parent away between making it and making what is in it.
 const MAKE_TRIES: u32 = 20;
@@ -33,7 +33,7 @@ pub(super) fn put(path: &Path, value: &str) -> Result<(), CgroupError> {
 }
 
 /// Makes the pod's directory in every hierarchy, with its parents.
-pub(super) fn make(layout: &Layout, cgroup: &PodCgroup) -> Result<(), CgroupError> {
+pub(super) fn make(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupError> {
     for hierarchy in &layout.v1 {
         let cpuset = hierarchy.controllers.contains("cpuset");
         make_down(
@@ -45,7 +45,7 @@ pub(super) fn make(layout: &Layout, cgroup: &PodCgroup) -> Result<(), CgroupErro
         )?;
     }
     if let Some(mount) = &layout.v2 {
-        // On a hybrid machine cgroup2 has no controllers, so this enables nothing.
+        // On a hybrid machine cgroup2 has the few controllers that v1 does not have, or none.
         make_down(mount, cgroup, |parent, _| enable_controllers(parent))?;
     }
     Ok(())
@@ -53,7 +53,7 @@ pub(super) fn make(layout: &Layout, cgroup: &PodCgroup) -> Result<(), CgroupErro
 
 fn make_down(
     mount: &Path,
-    cgroup: &PodCgroup,
+    cgroup: &Planned,
     prepare: impl Fn(&Path, &Path) -> Result<(), CgroupError>,
 ) -> Result<(), CgroupError> {
     let mut tries = 0;
@@ -112,34 +112,62 @@ fn enable_controllers(dir: &Path) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Sets the limits of the pod's cgroup.
-pub(super) fn limit(layout: &Layout, cgroup: &PodCgroup, writes: &[Write]) -> Result<(), CgroupError> {
+/// Sets the limits of a cgroup.
+pub(super) fn limit(layout: &Layout, cgroup: &Planned, writes: &[Write]) -> Result<(), CgroupError> {
     for write in writes {
-        let dir = directory_of(layout, cgroup, &write.controller);
-        let path = dir.as_ref().map(|dir| dir.join(&write.file));
-        match (dir, path) {
-            (_, Some(path)) if path.exists() => put(&path, &write.value)?,
-            // No huge pages where none can be had: kubelet sends a 0 for every page size.
-            _ if write.controller == "hugetlb" && write.value == "0" => {}
-            (Some(dir), _) if has_controller(layout, &dir, &write.controller) => {
-                let (file, value) = (write.file.clone(), write.value.clone());
-                return Err(CgroupError::NoFile { file, value, dir });
-            }
-            (dir, _) => {
-                return Err(CgroupError::NoController {
-                    controller: write.controller.clone(),
-                    file: write.file.clone(),
-                    value: write.value.clone(),
-                    layout: layout.name(),
-                    dir: dir.unwrap_or_else(|| PathBuf::from(cgroup.path())),
-                });
-            }
+        if let Some(path) = target(layout, cgroup, write)? {
+            put(&path, &write.value)?;
         }
     }
     Ok(())
 }
 
-fn directory_of(layout: &Layout, cgroup: &PodCgroup, controller: &str) -> Option<PathBuf> {
+/// The file that a limit is written to; `None`: there is nothing to limit.
+pub(super) fn target(
+    layout: &Layout,
+    cgroup: &Planned,
+    write: &Write,
+) -> Result<Option<PathBuf>, CgroupError> {
+    let dir = directory_of(layout, cgroup, &write.controller);
+    let path = dir.as_ref().map(|dir| dir.join(&write.file));
+    // Controllers that are on the cgroup2 of a hybrid machine have v2's files.
+    if let (None, Some(v2), Some(size)) = (&dir, &layout.v2, write.file.strip_suffix(".limit_in_bytes")) {
+        let path = cgroup.below(v2).join(format!("{size}.max"));
+        if path.exists() {
+            return Ok(Some(path));
+        }
+    }
+    match (dir, path) {
+        (_, Some(path)) if path.exists() => Ok(Some(path)),
+        // No huge pages where none can be had: kubelet sends a 0 for every page size.
+        _ if write.controller == "hugetlb" && write.value == "0" => Ok(None),
+        // No swap where there is none: kubelet sends a limit of memory and swap that is the one of memory.
+        _ if write.no_swap && !swaps() => Ok(None),
+        (Some(dir), _) if has_controller(layout, &dir, &write.controller) => {
+            let (file, value) = (write.file.clone(), write.value.clone());
+            Err(CgroupError::NoFile { file, value, dir })
+        }
+        (dir, _) => Err(CgroupError::NoController {
+            controller: write.controller.clone(),
+            file: write.file.clone(),
+            value: write.value.clone(),
+            layout: layout.name(),
+            dir: dir.unwrap_or_else(|| PathBuf::from(cgroup.path())),
+        }),
+    }
+}
+
+/// Whether the machine swaps at all.
+fn swaps() -> bool {
+    fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
+}
+
+/// A value of a file of "key value" lines.
+pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn directory_of(layout: &Layout, cgroup: &Planned, controller: &str) -> Option<PathBuf> {
     let mount = if layout.is_v2() {
         layout.v2.as_deref()
     } else {
@@ -154,7 +182,7 @@ fn has_controller(layout: &Layout, dir: &Path, controller: &str) -> bool {
 }
 
 /// Moves a process into the pod's cgroup of every hierarchy.
-pub(super) fn attach(layout: &Layout, cgroup: &PodCgroup, pid: i32) -> Result<(), CgroupError> {
+pub(super) fn attach(layout: &Layout, cgroup: &Planned, pid: i32) -> Result<(), CgroupError> {
     for mount in layout.mounts() {
         let procs = cgroup.below(mount).join("cgroup.procs");
         let mut tries = 0;
@@ -175,7 +203,7 @@ pub(super) fn attach(layout: &Layout, cgroup: &PodCgroup, pid: i32) -> Result<()
 
 /// Removes the pod's cgroup, with what the pod made inside it, from every hierarchy, and the default
 /// parent where it is empty. Idempotent.
-pub(super) fn remove(layout: &Layout, cgroup: &PodCgroup) -> Result<(), CgroupError> {
+pub(super) fn remove(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupError> {
     let begun = Instant::now();
     let mut outcome = Ok(());
     for mount in layout.mounts() {
@@ -232,7 +260,7 @@ fn remove_tree(dir: &Path, depth: u32) -> io::Result<()> {
 
 /// Kills everything in the pod's cgroup: at once with `cgroup.kill` (cgroup2, kernel 5.14), else process by
 /// process, again while there are any: what is being forked is seen the next time. Idempotent.
-pub(super) fn kill(layout: &Layout, cgroup: &PodCgroup) -> Result<(), CgroupError> {
+pub(super) fn kill(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupError> {
     if let Some(file) = layout.v2.as_ref().map(|mount| cgroup.below(mount).join("cgroup.kill"))
         && file.exists()
     {
@@ -259,7 +287,7 @@ pub(super) fn kill(layout: &Layout, cgroup: &PodCgroup) -> Result<(), CgroupErro
 
 /// The processes of a cgroup and of those inside it. A cgroup that is gone has none; pid 0 stands for one of
 /// another pid namespace, which cannot be signalled.
-fn processes(dir: &Path, depth: u32, pids: &mut Vec<i32>) -> io::Result<()> {
+pub(super) fn processes(dir: &Path, depth: u32, pids: &mut Vec<i32>) -> io::Result<()> {
     let listed = match fs::read_to_string(dir.join("cgroup.procs")) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => return Ok(()),
         listed => listed?,

@@ -73,8 +73,8 @@ impl Layout {
         self.v1.iter().find(|h| h.controllers.contains(controller))
     }
 
-    /// Every hierarchy's mount point. On a hybrid machine the cgroup2 is one too: it limits nothing, but
-    /// it gives the pod a cgroup id and `cgroup.kill`.
+    /// Every hierarchy's mount point. On a hybrid machine the cgroup2 is one too: it limits next to nothing,
+    /// but it gives the pod a cgroup id, `cgroup.kill` and pressure stalls.
     pub(super) fn mounts(&self) -> impl Iterator<Item = &Path> {
         self.v1.iter().map(|h| h.mount.as_path()).chain(self.v2.as_deref())
     }

@@ -18,10 +18,13 @@ pub(super) struct Write {
     pub controller: String,
     pub file: String,
     pub value: String,
+    /// It only says that nothing is swapped.
+    pub no_swap: bool,
 }
 
 fn write(controller: &str, file: &str, value: &dyn ToString) -> Write {
-    Write { controller: controller.to_owned(), file: file.to_owned(), value: value.to_string() }
+    let value = value.to_string();
+    Write { controller: controller.to_owned(), file: file.to_owned(), value, no_swap: false }
 }
 
 /// What a pod may use.
@@ -30,6 +33,8 @@ pub(super) struct Limits {
     pub shares: Option<u64>,
     /// Microseconds per period; `None`: no limit.
     pub quota: Option<u64>,
+    /// No limit was asked for by name.
+    pub unlimited: bool,
     pub period: Option<u64>,
     pub memory: Option<u64>,
     /// Memory and swap together; -1: no limit.
@@ -78,6 +83,7 @@ impl Limits {
         Ok(Self {
             shares,
             quota,
+            unlimited: resources.cpu_quota.is_some_and(|q| q <= 0),
             period,
             memory,
             both,
@@ -102,7 +108,10 @@ impl Limits {
         writes.extend(self.memory.map(|v| write("memory", "memory.limit_in_bytes", &v)));
         // No limit is the state of a new cgroup: nothing to write, no swap accounting needed.
         let both = self.both.filter(|b| *b > 0);
-        writes.extend(both.map(|v| write("memory", "memory.memsw.limit_in_bytes", &v)));
+        writes.extend(both.map(|v| Write {
+            no_swap: u64::try_from(v).ok() == self.memory,
+            ..write("memory", "memory.memsw.limit_in_bytes", &v)
+        }));
         writes.extend(self.cpus.as_ref().map(|v| write("cpuset", "cpuset.cpus", v)));
         writes.extend(self.mems.as_ref().map(|v| write("cpuset", "cpuset.mems", v)));
         for (size, limit) in &self.hugepages {
@@ -121,7 +130,8 @@ impl Limits {
         }
         writes.extend(self.memory.map(|v| write("memory", "memory.max", &v)));
         if let (Some(both), Some(memory)) = (self.both.and_then(|b| u64::try_from(b).ok()), self.memory) {
-            writes.push(write("memory", "memory.swap.max", &both.saturating_sub(memory)));
+            let swap = both.saturating_sub(memory);
+            writes.push(Write { no_swap: swap == 0, ..write("memory", "memory.swap.max", &swap) });
         }
         writes.extend(self.cpus.as_ref().map(|v| write("cpuset", "cpuset.cpus", v)));
         writes.extend(self.mems.as_ref().map(|v| write("cpuset", "cpuset.mems", v)));
@@ -139,6 +149,30 @@ impl Limits {
                 }
                 _ => return Err(CgroupError::UnifiedKey { key: key.clone() }),
             }
+        }
+        Ok(writes)
+    }
+
+    /// As [`Limits::v1`], for a cgroup that had limits before: what is to have none is written too.
+    pub(super) fn v1_anew(&self, layout: &'static str) -> Result<Vec<Write>, CgroupError> {
+        let mut writes = self.v1(layout)?;
+        if self.unlimited {
+            writes.push(write("cpu", "cpu.cfs_quota_us", &-1));
+        }
+        if self.both == Some(-1) {
+            writes.push(Write { no_swap: true, ..write("memory", "memory.memsw.limit_in_bytes", &-1) });
+        }
+        Ok(writes)
+    }
+
+    /// As [`Limits::v2`], in the same way.
+    pub(super) fn v2_anew(&self) -> Result<Vec<Write>, CgroupError> {
+        let mut writes = self.v2()?;
+        if self.unlimited && self.period.is_none() {
+            writes.push(write("cpu", "cpu.max", &format!("max {PERIOD}")));
+        }
+        if self.both == Some(-1) {
+            writes.push(Write { no_swap: true, ..write("memory", "memory.swap.max", &"max") });
         }
         Ok(writes)
     }
@@ -188,6 +222,7 @@ mod tests {
         }
     }
 
+    // cri: LinuxContainerResources.hugepage_limits, HugepageLimit.page_size, HugepageLimit.limit
     #[test]
     fn overhead_is_added_where_a_limit_is() {
         let overhead = Resources {

@@ -1,23 +1,43 @@
-//! The pod's cgroup: cgroupfs v1 and v2, systemd slices where systemd runs the cgroups.
+//! The cgroups of pods and containers: cgroupfs v1 and v2, systemd slices where systemd runs the cgroups.
 //!
 //! ```text
-//!   plan ──▶ PodCgroup ──create──▶ MadeCgroup ──attach──▶ (the infra container is in it)
+//!   plan ──▶ Planned ───create──▶ MadeCgroup ──attach──▶ (the infra container is in it)
 //!               │                                              │
 //!               └────────────── remove ◀───────────────────────┘   (also after a restart: plan again)
 //! ```
+//!
+//! A pod's infra container and its containers are siblings below the parent that kubelet names, which holds
+//! the limits of the whole pod:
+//!
+//! ```text
+//!   /kubepods/burstable/pod…           kubelet's, with the pod's limits; on v2 its controllers are handed down
+//!       ├── <pod id>                   the infra container
+//!       ├── <container id>             a container, with limits and devices of its own
+//!       └── <container id>
+//! ```
+//!
+//! They are leaves because a v2 cgroup that hands controllers down takes no processes itself.
 //!
 //! All calls block: on cgroup v1 the first write to a `cgroup.procs` after an idle spell waits 5 to 9 ms
 //! for a grace period of the kernel, so `attach` belongs on a blocking thread beside CNI.
 //! `oom_score_adj` is a property of processes, and the runtime's.
 
+mod bpf;
+mod container;
+#[cfg(test)]
+mod container_tests;
+mod devices;
 mod error;
 mod files;
+mod holder;
 mod layout;
 mod limits;
 mod path;
 mod systemd;
 #[cfg(test)]
 mod tests;
+mod update;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,8 +45,12 @@ use std::sync::Arc;
 use crate::pod::model::PodId;
 use crate::pod::spec::Resources;
 
+pub use container::MadeContainer;
+pub use devices::Devices;
 pub use error::CgroupError;
-pub use path::PodCgroup;
+pub use path::Planned;
+pub use update::merge;
+pub use usage::{Cpu, Hugepages, Io, Memory, Pressure, Stall, Usage};
 
 use layout::Layout;
 use limits::{Limits, Write};
@@ -117,8 +141,8 @@ impl Cgroups {
     ///
     /// # Errors
     /// When the parent is not in the driver's way of naming, or leads out of the hierarchy.
-    pub fn plan(&self, parent: &str, pod: &PodId) -> Result<PodCgroup, CgroupError> {
-        path::plan(self.inner.driver, parent, pod)
+    pub fn plan(&self, parent: &str, pod: &PodId) -> Result<Planned, CgroupError> {
+        path::plan(self.inner.driver, parent, pod.as_str())
     }
 
     /// Makes the cgroup and sets its limits: `resources`, raised by `overhead`. On an error nothing of the
@@ -128,7 +152,7 @@ impl Cgroups {
     /// Names the limit that this machine's cgroups cannot carry out.
     pub fn create(
         &self,
-        cgroup: &PodCgroup,
+        cgroup: &Planned,
         resources: &Resources,
         overhead: &Resources,
     ) -> Result<MadeCgroup, CgroupError> {
@@ -152,7 +176,7 @@ impl Cgroups {
     ///
     /// # Errors
     /// [`CgroupError::Busy`] where processes stay.
-    pub fn remove(&self, cgroup: &PodCgroup) -> Result<(), CgroupError> {
+    pub fn remove(&self, cgroup: &Planned) -> Result<(), CgroupError> {
         let Inner { layout, busctl, .. } = &*self.inner;
         if let Some(unit) = &cgroup.unit
             && layout.mounts().any(|mount| cgroup.below(mount).exists())
@@ -166,7 +190,7 @@ impl Cgroups {
     ///
     /// # Errors
     /// When the kernel refuses, or processes stay for three seconds.
-    pub fn kill(&self, cgroup: &PodCgroup) -> Result<(), CgroupError> {
+    pub fn kill(&self, cgroup: &Planned) -> Result<(), CgroupError> {
         files::kill(&self.inner.layout, cgroup)
     }
 }
@@ -175,7 +199,7 @@ impl Cgroups {
 #[derive(Debug, Clone)]
 pub struct MadeCgroup {
     cgroups: Cgroups,
-    cgroup: PodCgroup,
+    cgroup: Planned,
     limits: Limits,
     writes: Vec<Write>,
 }
@@ -183,7 +207,7 @@ pub struct MadeCgroup {
 impl MadeCgroup {
     /// The plan it was made from.
     #[must_use]
-    pub fn cgroup(&self) -> &PodCgroup {
+    pub fn cgroup(&self) -> &Planned {
         &self.cgroup
     }
 

@@ -1,8 +1,6 @@
-//! Where a pod's cgroup goes: below the parent that kubelet names, in the driver's way of naming.
+//! Where a cgroup goes: below the parent that kubelet names, in the driver's way of naming.
 
 use std::path::{Path, PathBuf};
-
-use crate::pod::model::PodId;
 
 use super::Driver;
 use super::error::CgroupError;
@@ -11,10 +9,10 @@ use super::error::CgroupError;
 pub(super) const DEFAULT: &str = "/sandboxd";
 const DEFAULT_SLICE: &str = "sandboxd.slice";
 
-/// The planned cgroup of a pod. The same parent and pod always give the same plan, so that a restarted
-/// daemon finds what it made.
+/// The planned cgroup of a pod's infra container or of a container. The same parent and id always give the
+/// same plan, so that a restarted daemon finds what it made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodCgroup {
+pub struct Planned {
     /// Below each hierarchy's mount point, with a leading '/'.
     path: String,
     /// The daemon's own default parent, removed when empty.
@@ -22,14 +20,14 @@ pub struct PodCgroup {
     pub(super) unit: Option<Unit>,
 }
 
-/// The systemd scope of a pod.
+/// A systemd scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unit {
     pub scope: String,
     pub slice: String,
 }
 
-impl PodCgroup {
+impl Planned {
     /// The cgroup's path as the kernel shows it in /proc/PID/cgroup.
     #[must_use]
     pub fn path(&self) -> &str {
@@ -42,31 +40,26 @@ impl PodCgroup {
     }
 }
 
-/// Plans a pod's cgroup.
-pub(super) fn plan(driver: Driver, parent: &str, pod: &PodId) -> Result<PodCgroup, CgroupError> {
-    let id = pod.as_str();
+/// Plans the cgroup of a pod or container.
+pub(super) fn plan(driver: Driver, parent: &str, id: &str) -> Result<Planned, CgroupError> {
     if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
         return Err(CgroupError::BadParent {
             parent: id.to_owned(),
-            problem: "the pod's id is no file name",
+            problem: "the id of a pod or container is a file name",
         });
     }
     match driver {
         Driver::Cgroupfs => {
             let clean = cgroupfs_parent(parent)?;
             let default_parent = parent.is_empty();
-            Ok(PodCgroup {
-                path: format!("{}/{id}", clean.trim_end_matches('/')),
-                default_parent,
-                unit: None,
-            })
+            Ok(Planned { path: format!("{}/{id}", clean.trim_end_matches('/')), default_parent, unit: None })
         }
         Driver::Systemd => {
             let slice = if parent.is_empty() { DEFAULT_SLICE } else { parent };
             let scope = format!("sandboxd-{id}.scope");
             let expanded = expand_slice(slice)?;
             let path = format!("{}/{scope}", expanded.trim_end_matches('/'));
-            Ok(PodCgroup { path, default_parent: false, unit: Some(Unit { scope, slice: slice.to_owned() }) })
+            Ok(Planned { path, default_parent: false, unit: Some(Unit { scope, slice: slice.to_owned() }) })
         }
     }
 }
@@ -124,7 +117,7 @@ mod tests {
     use super::*;
 
     fn path(driver: Driver, parent: &str) -> Result<String, CgroupError> {
-        plan(driver, parent, &PodId::from_string("p1".into())).map(|c| c.path().to_owned())
+        plan(driver, parent, "p1").map(|c| c.path().to_owned())
     }
 
     #[test]

@@ -72,8 +72,8 @@ pub(super) fn stop(busctl: &Path, unit: &Unit) -> Result<(), CgroupError> {
 
 /// The signature and arguments of StartTransientUnit as busctl takes them.
 fn start_arguments(unit: &Unit, limits: &Limits, v2: bool, pid: i32) -> Vec<String> {
-    let mut properties: Vec<(&str, &str, String)> = vec![
-        ("Description", "s", format!("sandboxd pod {}", unit.scope)),
+    let mut properties: Vec<Property> = vec![
+        ("Description", "s", format!("sandboxd {}", unit.scope)),
         ("Slice", "s", unit.slice.clone()),
         ("PIDs", "au", format!("1 {pid}")),
         ("Delegate", "b", "true".to_owned()),
@@ -81,7 +81,21 @@ fn start_arguments(unit: &Unit, limits: &Limits, v2: bool, pid: i32) -> Vec<Stri
         ("CollectMode", "s", "inactive-or-failed".to_owned()),
         ("CPUAccounting", "b", "true".to_owned()),
         ("MemoryAccounting", "b", "true".to_owned()),
+        // Its default is a share of the machine's, which nobody asked for.
+        ("TasksMax", "t", u64::MAX.to_string()),
     ];
+    properties.extend(limit_properties(limits, v2));
+    let mut arguments = vec!["ssa(sv)a(sa(sv))".to_owned(), unit.scope.clone(), "fail".to_owned()];
+    push(&mut arguments, properties);
+    arguments.push("0".to_owned()); // no auxiliary units
+    arguments
+}
+
+type Property = (&'static str, &'static str, String);
+
+/// The limits that systemd knows.
+fn limit_properties(limits: &Limits, v2: bool) -> Vec<Property> {
+    let mut properties = Vec::new();
     if let Some(shares) = limits.shares {
         properties.push(if v2 {
             ("CPUWeight", "t", weight(shares).to_string())
@@ -98,7 +112,11 @@ fn start_arguments(unit: &Unit, limits: &Limits, v2: bool, pid: i32) -> Vec<Stri
     if let Some(memory) = limits.memory {
         properties.push((if v2 { "MemoryMax" } else { "MemoryLimit" }, "t", memory.to_string()));
     }
-    let mut arguments = vec!["ssa(sv)a(sa(sv))".to_owned(), unit.scope.clone(), "fail".to_owned()];
+    properties
+}
+
+/// An array of properties as busctl takes it: its length, then name, signature and value of each.
+fn push(arguments: &mut Vec<String>, properties: Vec<Property>) {
     arguments.push(properties.len().to_string());
     for (name, signature, value) in properties {
         arguments.push(name.to_owned());
@@ -110,7 +128,23 @@ fn start_arguments(unit: &Unit, limits: &Limits, v2: bool, pid: i32) -> Vec<Stri
             arguments.push(value);
         }
     }
-    arguments.push("0".to_owned()); // no auxiliary units
+}
+
+/// Tells systemd of new limits, until the scope ends: its next reload would put the old ones back.
+pub(super) fn set(busctl: &Path, unit: &Unit, limits: &Limits, v2: bool) -> Result<(), CgroupError> {
+    let mut properties = limit_properties(limits, v2);
+    if limits.unlimited {
+        properties.push(("CPUQuotaPerSecUSec", "t", u64::MAX.to_string()));
+    }
+    if properties.is_empty() {
+        return Ok(());
+    }
+    call(busctl, "SetUnitProperties", unit, &set_arguments(unit, properties))
+}
+
+fn set_arguments(unit: &Unit, properties: Vec<Property>) -> Vec<String> {
+    let mut arguments = vec!["sba(sv)".to_owned(), unit.scope.clone(), "true".to_owned()];
+    push(&mut arguments, properties);
     arguments
 }
 
@@ -156,7 +190,7 @@ mod tests {
         let limits = Limits::of(&resources, &Resources::default()).unwrap();
         let text = start_arguments(&unit(), &limits, true, 42).join(" ");
         assert!(
-            text.starts_with("ssa(sv)a(sa(sv)) sandboxd-p1.scope fail 12 Description s sandboxd pod "),
+            text.starts_with("ssa(sv)a(sa(sv)) sandboxd-p1.scope fail 13 Description s sandboxd "),
             "{text}"
         );
         for part in [
@@ -170,6 +204,8 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} not in {text}");
         }
+        let set = set_arguments(&unit(), limit_properties(&limits, true)).join(" ");
+        assert!(set.starts_with("sba(sv) sandboxd-p1.scope true 4 CPUWeight t 100 "), "{set}");
         let text = start_arguments(&unit(), &limits, false, 42).join(" ");
         assert!(text.contains(" CPUShares t 1024 ") && text.contains(" MemoryLimit t 1048576 0"), "{text}");
     }

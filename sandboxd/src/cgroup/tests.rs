@@ -12,7 +12,7 @@ fn pod(id: &str) -> PodId {
 }
 
 /// The machine's cgroups. `None`, with a line on stderr: not possible here.
-fn real(test: &str) -> Option<Cgroups> {
+pub(super) fn real(test: &str) -> Option<Cgroups> {
     let settings = CgroupSettings { driver: DriverChoice::Cgroupfs, ..CgroupSettings::default() };
     let cgroups = match Cgroups::detect(&settings) {
         Ok(cgroups) => cgroups,
@@ -32,15 +32,15 @@ fn real(test: &str) -> Option<Cgroups> {
 }
 
 /// Says that a test did not run, past the harness's capture.
-fn skipped(test: &str, reason: &str) {
+pub(super) fn skipped(test: &str, reason: &str) {
     let line = format!("SKIPPED: {test}: {reason}\n");
     let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
 }
 
-struct Sleeper(Child);
+pub(super) struct Sleeper(Child);
 
 impl Sleeper {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Command::new("sleep").arg("60").spawn().unwrap())
     }
 
@@ -56,7 +56,7 @@ impl Drop for Sleeper {
     }
 }
 
-fn exists_anywhere(cgroups: &Cgroups, path: &str) -> bool {
+pub(super) fn exists_anywhere(cgroups: &Cgroups, path: &str) -> bool {
     cgroups.inner.layout.mounts().any(|m| m.join(path.trim_start_matches('/')).exists())
 }
 
@@ -187,36 +187,35 @@ fn kill_ends_everything() {
 #[test]
 fn kill_ends_everything_without_cgroup_kill() {
     let Some(cgroups) = real("cgroup kill process by process") else { return };
+    let mut layout = cgroups.inner.layout.clone();
+    if layout.is_v2() {
+        return skipped("cgroup kill process by process", "this machine has cgroup2 alone");
+    }
     let planned = cgroups.plan("", &pod("sntkill1")).unwrap();
     let made = cgroups.create(&planned, &Resources::default(), &Resources::default()).unwrap();
     let mut sleeper = Sleeper::new();
     made.attach(sleeper.pid()).unwrap();
-    let mut layout = cgroups.inner.layout.clone();
-    if layout.is_v2() {
-        skipped("cgroup kill process by process", "this machine has cgroup2 alone");
-    } else {
-        layout.v2 = None;
-        // The child of this test stays in the list until it is reaped.
-        let reaper = std::thread::spawn(move || {
-            let status = sleeper.0.wait().unwrap();
-            drop(sleeper);
-            status
-        });
-        files::kill(&layout, &planned).unwrap();
-        assert!(!reaper.join().unwrap().success());
-    }
+    layout.v2 = None;
+    // The child of this test stays in the list until it is reaped.
+    let reaper = std::thread::spawn(move || {
+        let status = sleeper.0.wait().unwrap();
+        drop(sleeper);
+        status
+    });
+    files::kill(&layout, &planned).unwrap();
+    assert!(!reaper.join().unwrap().success());
     cgroups.remove(&planned).unwrap();
 }
 
 /// A directory that looks like a cgroup2 with some controllers.
-struct FakeV2 {
-    dir: tempfile::TempDir,
-    cgroups: Cgroups,
+pub(super) struct FakeV2 {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) cgroups: Cgroups,
 }
 
 impl FakeV2 {
     /// Makes the files that the kernel would make in each of the directories.
-    fn new(controllers: &str, dirs: &[&str], files: &[&str]) -> Self {
+    pub(super) fn new(controllers: &str, dirs: &[&str], files: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for sub in [""].iter().chain(dirs) {
             let path = dir.path().join(sub);
@@ -232,11 +231,12 @@ impl FakeV2 {
         Self { dir, cgroups: Cgroups { inner: Arc::new(inner) } }
     }
 
-    fn read(&self, path: &str) -> String {
+    pub(super) fn read(&self, path: &str) -> String {
         fs::read_to_string(self.dir.path().join(path)).unwrap()
     }
 }
 
+// cri: LinuxContainerResources.unified
 #[test]
 fn v2_enables_controllers_and_writes_its_files() {
     let files = ["cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "memory.high", "cgroup.kill"];

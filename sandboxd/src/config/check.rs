@@ -4,13 +4,17 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Config, Handler, NETWORK_FIRST, RuntimeKind};
+use super::{Config, Handler, NETWORK_FIRST, RuntimeKind, Streaming};
 use crate::pod::model::FlowKind;
 
 /// Longest path a unix socket can have: `sun_path` of unix(7) without its NUL.
 const SOCKET_PATH_MAX: usize = 107;
 const TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+const PULL_TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 const HISTORY_MAX: usize = 1 << 20;
+const IDLE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 60 * 60);
+const CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=65_536;
 
 /// One value that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,8 +62,26 @@ pub enum Wrong {
     NetworkFirstChanged,
     #[error("not an address and a port: write for example \"127.0.0.1:9465\", or leave the key empty")]
     MetricsAddress,
+    #[error("not between 1 and {most}")]
+    Count { most: u64 },
+    #[error("not between 1s and 24h: write for example \"1h\"")]
+    PullTimeout,
+    #[error("{0}")]
+    Reference(sandboxd_image::BadReference),
+    #[error("{0}")]
+    Policy(String),
     #[error("no such file: install it, or correct the path")]
     NoFile,
+    #[error("needs {other} beside it: set both, or neither")]
+    Half { other: &'static str },
+    #[error("TLS does not work with these files: {reason}")]
+    Tls { reason: String },
+    #[error("others could listen in and type along: set tls_cert and tls_key, or use 127.0.0.1")]
+    PlainAddress,
+    #[error("not between 1s and 7d: write for example \"4h\"")]
+    IdleTimeout,
+    #[error("not between 1 and 65536: write for example 1000")]
+    Connections,
 }
 
 /// Everything wrong with a configuration; empty when the daemon may be built from it.
@@ -69,6 +91,8 @@ pub fn check(config: &Config) -> Vec<Problem> {
     found.paths(config);
     found.cni(config);
     found.others(config);
+    found.image(&config.image);
+    found.streaming(&config.streaming);
     let handlers = config.handlers();
     for (name, handler) in &config.configured_handlers {
         found.handler(name, handler);
@@ -151,6 +175,92 @@ impl Checker {
             if shim.is_absolute() && !shim.is_file() {
                 self.add("pod.shim_path", shim, Wrong::NoFile);
             }
+        }
+    }
+
+    fn image(&mut self, c: &super::Image) {
+        let counts = [
+            ("image.max_parallel_downloads", c.max_parallel_downloads as u64, 64),
+            ("image.max_total_downloads", c.max_total_downloads as u64, 64),
+            ("image.unpackers", c.unpackers as u64, 64),
+            ("image.max_layer_gib", c.max_layer_gib, 4096),
+        ];
+        for (key, value, most) in counts {
+            if !(1..=most).contains(&value) {
+                self.add(key, value, Wrong::Count { most });
+            }
+        }
+        for (key, value) in
+            [("image.connect_timeout", c.connect_timeout), ("image.progress_timeout", c.progress_timeout)]
+        {
+            if !TIMEOUT.contains(&value) {
+                self.add(key, value, Wrong::Timeout);
+            }
+        }
+        if !PULL_TIMEOUT.contains(&c.pull_timeout) {
+            self.add("image.pull_timeout", c.pull_timeout, Wrong::PullTimeout);
+        }
+        for name in &c.pinned {
+            if let Err(wrong) = name.parse::<sandboxd_image::Reference>() {
+                self.add("image.pinned", name, Wrong::Reference(wrong));
+            }
+        }
+        for (key, path) in [
+            ("image.registry_config_dir", &c.registry_config_dir),
+            ("image.signature_policy", &c.signature_policy),
+        ] {
+            if !path.as_os_str().is_empty() {
+                self.absolute(key, path);
+            }
+        }
+        let policy = &c.signature_policy;
+        if policy.is_absolute()
+            && let Err(wrong) = sandboxd_image::pull::PolicyFile::read(policy)
+        {
+            self.add("image.signature_policy", policy, Wrong::Policy(wrong.to_string()));
+        }
+    }
+
+    fn streaming(&mut self, c: &Streaming) {
+        let files = [
+            ("streaming.tls_cert", &c.tls_cert),
+            ("streaming.tls_key", &c.tls_key),
+            ("streaming.tls_client_ca", &c.tls_client_ca),
+        ];
+        let before = self.0.len();
+        for (key, path) in files.into_iter().filter(|(_, path)| !path.as_os_str().is_empty()) {
+            self.absolute(key, path);
+            if path.is_absolute() && !path.is_file() {
+                self.add(key, path, Wrong::NoFile);
+            }
+        }
+        let [cert, key, ca] = files.map(|(_, path)| !path.as_os_str().is_empty());
+        match (cert, key) {
+            (true, false) => self.add("streaming.tls_cert", &c.tls_cert, Wrong::Half { other: "tls_key" }),
+            (false, true) => self.add("streaming.tls_key", &c.tls_key, Wrong::Half { other: "tls_cert" }),
+            (false, false) if ca => {
+                self.add("streaming.tls_client_ca", &c.tls_client_ca, Wrong::Half { other: "tls_cert" });
+            }
+            _ => {}
+        }
+        if let (Some(tls), true) = (c.tls(), self.0.len() == before)
+            && let Err(error) = tls.check()
+        {
+            let source = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            let reason = format!("{error}{}", source.unwrap_or_default());
+            self.add("streaming.tls_cert", &c.tls_cert, Wrong::Tls { reason });
+        }
+        if !c.address.ip().is_loopback() && c.tls().is_none() {
+            self.add("streaming.address", c.address, Wrong::PlainAddress);
+        }
+        if !IDLE.contains(&c.idle_timeout) {
+            self.add("streaming.idle_timeout", c.idle_timeout, Wrong::IdleTimeout);
+        }
+        if !TIMEOUT.contains(&c.creation_timeout) {
+            self.add("streaming.creation_timeout", c.creation_timeout, Wrong::Timeout);
+        }
+        if !CONNECTIONS.contains(&c.max_connections) {
+            self.add("streaming.max_connections", c.max_connections, Wrong::Connections);
         }
     }
 

@@ -42,6 +42,8 @@ fn wrong_types_and_values_are_refused() {
         "[cni]\nadd_timeout = '5 parsecs'",
         "[cni]\nadd_timeout = '-5s'",
         "[observer]\nhistory = -1",
+        "[streaming]\naddress = 'localhost'",
+        "[streaming]\ntls_min_version = '1.1'",
         "[handlers.x]\nflow = 'runtime-first'",
         "[handlers.x]\nruntime = 'native'\nflow = 'sideways'",
     ] {
@@ -70,6 +72,21 @@ fn values_that_cannot_work_are_named() {
     one("[observer]\nhistory = 2000000", "observer.history", Wrong::History);
     one("socket_group = 'no-such-group'", "socket_group", Wrong::NoGroup);
     one("[pod]\nshim_path = '/no/such/shim'", "pod.shim_path", Wrong::NoFile);
+    one("[streaming]\naddress = '0.0.0.0:10010'", "streaming.address", Wrong::PlainAddress);
+    one("[streaming]\nidle_timeout = '0s'", "streaming.idle_timeout", Wrong::IdleTimeout);
+    one("[streaming]\ncreation_timeout = '11m'", "streaming.creation_timeout", Wrong::Timeout);
+    one("[streaming]\nmax_connections = 0", "streaming.max_connections", Wrong::Connections);
+    one("[streaming]\ntls_cert = '/etc/passwd'", "streaming.tls_cert", Wrong::Half { other: "tls_key" });
+    one(
+        "[streaming]\ntls_client_ca = '/etc/passwd'",
+        "streaming.tls_client_ca",
+        Wrong::Half { other: "tls_cert" },
+    );
+    one("[streaming]\ntls_cert = '/no/cert'\ntls_key = '/etc/passwd'", "streaming.tls_cert", Wrong::NoFile);
+    let found = problems("[streaming]\ntls_cert = '/etc/passwd'\ntls_key = '/etc/passwd'");
+    assert!(
+        matches!(&found[..], [(k, Wrong::Tls { reason })] if k == "streaming.tls_cert" && reason.contains("no certificate"))
+    );
     one("[handlers.Big]\nruntime='native'", "handlers.Big", Wrong::HandlerName);
     one("[handlers.x]\nruntime='oci'", "handlers.x.runtime", Wrong::OciWithoutPath);
     one("[handlers.x]\nruntime='oci'\npath='/no/runc'", "handlers.x.path", Wrong::NoFile);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use sandboxd_api::console as api;
 
 use crate::config::Config;
+use crate::container::Containers;
 use crate::doctor;
 use crate::network::Network;
 use crate::observer::{Check, CheckFilter, Observer};
@@ -38,6 +39,7 @@ pub struct NodeFacts {
 pub struct Sources {
     pub node: NodeFacts,
     pub pods: Arc<Pods>,
+    pub containers: Arc<Containers>,
     pub observer: Observer,
     pub network: Arc<Network>,
     /// For the preflight checks.

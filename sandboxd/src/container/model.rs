@@ -91,7 +91,8 @@ pub struct Container {
     pub pod: PodId,
     pub spec: ContainerSpec,
     pub state: ContainerState,
-    /// The id of the image it was made from, and the layers it needs, lowest first.
+    /// The id of the image it was made from, and the layers it needs: the image's, lowest first, then those of
+    /// its image volumes.
     pub image_id: String,
     pub layers: Vec<String>,
     pub ids: Ids,

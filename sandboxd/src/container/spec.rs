@@ -67,6 +67,9 @@ pub struct Mount {
     pub recursive_read_only: bool,
     pub propagation: Propagation,
     pub selinux_relabel: bool,
+    /// Of "nosuid", "nodev", "noexec".
+    #[serde(default)]
+    pub options: Vec<String>,
     /// `None`: those of the pod's user namespace, where it has one.
     pub id_mappings: Option<IdMappings>,
 }

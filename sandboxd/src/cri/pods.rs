@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::pod::model::{Pod, PodId};
 use crate::pod::spec::PodSpec;
-use crate::pod::{PodError, Pods};
+use crate::pod::{Limits, PodError, Pods};
 
 /// The pods of this node, as [`Pods`] keeps them.
 #[tonic::async_trait]
@@ -15,6 +15,8 @@ pub trait PodService: Send + Sync + std::fmt::Debug + 'static {
     async fn stop(&self, id: &str) -> Result<(), PodError>;
     /// See [`Pods::remove`].
     async fn remove(&self, id: &str) -> Result<(), PodError>;
+    /// See [`Pods::update`].
+    async fn update(&self, id: &str, limits: Limits) -> Result<(), PodError>;
     /// See [`Pods::list`].
     fn list(&self) -> Vec<Arc<Pod>>;
     /// See [`Pods::find`].
@@ -33,6 +35,10 @@ impl PodService for Arc<Pods> {
 
     async fn remove(&self, id: &str) -> Result<(), PodError> {
         Pods::remove(self, id).await
+    }
+
+    async fn update(&self, id: &str, limits: Limits) -> Result<(), PodError> {
+        Pods::update(self, id, limits).await
     }
 
     fn list(&self) -> Vec<Arc<Pod>> {

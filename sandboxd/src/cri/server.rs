@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use sandboxd_api::cri;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::validate::{Host, pod_spec};
-use super::{CriError, NodeReport, PodService, filter, info, translate};
-use crate::config::RuntimeKind;
-use crate::pod::PodError;
+use super::validate::{Host, pod_spec, resources};
+use super::{ContainerService, CriError, Events, NodeReport, PodService, filter, info, translate};
+use crate::image::ImageRoom;
 use crate::pod::model::Pod;
+use crate::pod::{Limits, PodError};
+use crate::stats::Stats;
+use crate::streaming::Streaming;
 
 /// The CRI version this is.
 pub const API_VERSION: &str = "v1";
@@ -25,6 +28,11 @@ pub struct Cri {
     pods: Arc<dyn PodService>,
     node: Arc<dyn NodeReport>,
     host: Arc<Host>,
+    stats: Option<Stats>,
+    events: Option<Events>,
+    streaming: Option<Streaming>,
+    pub(super) containers: Option<Arc<dyn ContainerService>>,
+    pub(super) images: Option<ImageRoom>,
     /// Rpcs that change pods and are not finished.
     changes: TaskTracker,
 }
@@ -32,7 +40,77 @@ pub struct Cri {
 impl Cri {
     #[must_use]
     pub fn new(pods: Arc<dyn PodService>, node: Arc<dyn NodeReport>, host: Host) -> Self {
-        Self { pods, node, host: Arc::new(host), changes: TaskTracker::new() }
+        Self {
+            pods,
+            node,
+            host: Arc::new(host),
+            stats: None,
+            events: None,
+            containers: None,
+            images: None,
+            streaming: None,
+            changes: TaskTracker::new(),
+        }
+    }
+
+    /// With the rpcs of statistics, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_stats(self, stats: Stats) -> Self {
+        Self { stats: Some(stats), ..self }
+    }
+
+    /// With GetContainerEvents, which answers UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
+    /// With the rpcs on containers, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_containers(self, containers: Arc<dyn ContainerService>) -> Self {
+        Self { containers: Some(containers), ..self }
+    }
+
+    /// With the rpcs on images, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_images(self, images: ImageRoom) -> Self {
+        Self { images: Some(images), ..self }
+    }
+
+    /// With Exec, Attach and PortForward, which answer UNIMPLEMENTED otherwise.
+    #[must_use]
+    pub fn with_streaming(self, streaming: Streaming) -> Self {
+        Self { streaming: Some(streaming), ..self }
+    }
+
+    pub(super) fn streaming(&self, rpc: &'static str) -> Result<&Streaming, CriError> {
+        self.streaming.as_ref().ok_or(CriError::Unimplemented { rpc })
+    }
+
+    pub(super) fn events(&self) -> Result<&Events, CriError> {
+        self.events.as_ref().ok_or(CriError::Unimplemented { rpc: "GetContainerEvents" })
+    }
+
+    pub(super) fn stats(&self, rpc: &'static str) -> Result<&Stats, CriError> {
+        self.stats.as_ref().ok_or(CriError::Unimplemented { rpc })
+    }
+
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Held for as long as an rpc that changes something has no answer.
+    pub(super) fn in_flight(&self) -> TaskTrackerToken {
+        self.changes.token()
+    }
+
+    pub(super) fn list_pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.list()
+    }
+
+    /// A pod that CRI shows.
+    pub(super) fn find_pod(&self, id: &str) -> Result<Option<Arc<Pod>>, CriError> {
+        Ok(self.pods.find(given(id)?)?.filter(|pod| translate::shown(pod.state)))
     }
 
     /// Waits until no rpc that changes a pod is in flight. Connections do not count: a client that only
@@ -71,7 +149,7 @@ impl Cri {
                 supplemental_groups_policy: true,
                 // KEP-5607 wants a bind mount of the host's /sys; refused here by name.
                 user_namespaces_host_network: false,
-                mount_options: false,
+                mount_options: true,
             }),
         }
     }
@@ -115,27 +193,47 @@ impl Cri {
     /// The configured name behind a `runtime_handler`.
     fn handler(&self, asked: &str) -> Result<String, CriError> {
         let name = if asked.is_empty() { self.node.default_handler() } else { asked };
-        let Some(report) = self.node.handlers().get(name) else {
-            let known = self.node.handlers().keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(PodError::UnknownHandler { handler: name.to_owned(), known }.into());
-        };
-        match report.handler.runtime {
-            RuntimeKind::Native => Ok(name.to_owned()),
-            RuntimeKind::Oci => {
-                let path = report.handler.path.as_deref().unwrap_or("".as_ref()).display().to_string();
-                Err(CriError::OciHandler { handler: name.to_owned(), path })
-            }
+        if self.node.handlers().contains_key(name) {
+            return Ok(name.to_owned());
         }
+        let known = self.node.handlers().keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        Err(PodError::UnknownHandler { handler: name.to_owned(), known }.into())
     }
 
     pub(super) async fn stop(&self, id: &str) -> Result<(), CriError> {
         let _in_flight = self.changes.token();
+        // Its containers first: the pod's network may be given away the moment it is stopped.
+        if let (Some(containers), Some(pod)) = (&self.containers, self.pods.find(given(id)?)?) {
+            containers.stop_pod(&pod.id).await?;
+        }
         Ok(self.pods.stop(given(id)?).await?)
     }
 
     pub(super) async fn remove(&self, id: &str) -> Result<(), CriError> {
         let _in_flight = self.changes.token();
+        if let (Some(containers), Some(pod)) = (&self.containers, self.pods.find(given(id)?)?) {
+            containers.stop_pod(&pod.id).await?;
+            // The pod's end is their end, also where one was made meanwhile.
+            self.pods.stop(given(id)?).await?;
+            containers.remove_pod(&pod.id).await?;
+        }
         Ok(self.pods.remove(given(id)?).await?)
+    }
+
+    pub(super) async fn update_pod(
+        &self,
+        request: cri::UpdatePodSandboxResourcesRequest,
+    ) -> Result<(), CriError> {
+        let _in_flight = self.changes.token();
+        let id = given(&request.pod_sandbox_id)?;
+        if self.find_pod(id)?.is_none() {
+            return Err(CriError::NoPod { id: id.to_owned() });
+        }
+        let limits = Limits {
+            resources: resources("resources", request.resources)?,
+            overhead: resources("overhead", request.overhead)?,
+        };
+        Ok(self.pods.update(id, limits).await?)
     }
 
     pub(super) fn pod_status(
@@ -143,12 +241,11 @@ impl Cri {
         request: &cri::PodSandboxStatusRequest,
     ) -> Result<cri::PodSandboxStatusResponse, CriError> {
         let id = given(&request.pod_sandbox_id)?;
-        let pod = self.pods.find(id)?.filter(|pod| translate::shown(pod.state));
-        let Some(pod) = pod else { return Err(CriError::NoPod { id: id.to_owned() }) };
+        let Some(pod) = self.find_pod(id)? else { return Err(CriError::NoPod { id: id.to_owned() }) };
         Ok(cri::PodSandboxStatusResponse {
             status: Some(translate::status(&pod)),
             info: if request.verbose { info::pod(&pod) } else { Default::default() },
-            containers_statuses: Vec::new(),
+            containers_statuses: self.statuses_of(pod.id.as_str()),
             timestamp: now_ns(),
         })
     }
@@ -176,6 +273,6 @@ fn given(id: &str) -> Result<&str, CriError> {
     if id.is_empty() { Err(CriError::NoId) } else { Ok(id) }
 }
 
-fn now_ns() -> i64 {
+pub(super) fn now_ns() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

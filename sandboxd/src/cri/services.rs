@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use sandboxd_api::MAX_MESSAGE_SIZE;
-use sandboxd_api::cri::image_service_server::{ImageService, ImageServiceServer};
+use sandboxd_api::cri::image_service_server::ImageServiceServer;
 use sandboxd_api::cri::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use sandboxd_api::cri::*;
 use tokio_stream::Stream;
@@ -11,10 +11,11 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status};
 
+use super::stats::batches;
 use super::{Cri, CriError, translate};
 
-type Answer<T> = Result<Response<T>, Status>;
-type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Answer<T> = Result<Response<T>, Status>;
+pub(super) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Cri {
     /// Both services, ready to be served.
@@ -51,11 +52,91 @@ macro_rules! service {
 service! {
     impl RuntimeService {
         type StreamPodSandboxesStream = Streamed<StreamPodSandboxesResponse>;
-        type StreamContainersStream = Streamed<StreamContainersResponse>;
         type StreamContainerStatsStream = Streamed<StreamContainerStatsResponse>;
         type StreamPodSandboxStatsStream = Streamed<StreamPodSandboxStatsResponse>;
         type GetContainerEventsStream = Streamed<ContainerEventResponse>;
         type StreamPodSandboxMetricsStream = Streamed<StreamPodSandboxMetricsResponse>;
+
+        type StreamContainersStream = Streamed<StreamContainersResponse>;
+
+        async fn create_container(
+            &self,
+            request: Request<CreateContainerRequest>,
+        ) -> Answer<CreateContainerResponse> {
+            Ok(Response::new(Cri::create_container(self, request.into_inner()).await?))
+        }
+
+        async fn start_container(
+            &self,
+            request: Request<StartContainerRequest>,
+        ) -> Answer<StartContainerResponse> {
+            Cri::start_container(self, &request.get_ref().container_id).await?;
+            Ok(Response::new(StartContainerResponse {}))
+        }
+
+        async fn stop_container(
+            &self,
+            request: Request<StopContainerRequest>,
+        ) -> Answer<StopContainerResponse> {
+            let StopContainerRequest { container_id, timeout } = request.into_inner();
+            Cri::stop_container(self, &container_id, timeout).await?;
+            Ok(Response::new(StopContainerResponse {}))
+        }
+
+        async fn remove_container(
+            &self,
+            request: Request<RemoveContainerRequest>,
+        ) -> Answer<RemoveContainerResponse> {
+            Cri::remove_container(self, &request.get_ref().container_id).await?;
+            Ok(Response::new(RemoveContainerResponse {}))
+        }
+
+        async fn list_containers(
+            &self,
+            request: Request<ListContainersRequest>,
+        ) -> Answer<ListContainersResponse> {
+            let containers = Cri::list_containers(self, "ListContainers", request.into_inner().filter)?;
+            Ok(Response::new(ListContainersResponse { containers }))
+        }
+
+        async fn stream_containers(
+            &self,
+            request: Request<StreamContainersRequest>,
+        ) -> Answer<Streamed<StreamContainersResponse>> {
+            let mut all = Cri::list_containers(self, "StreamContainers", request.into_inner().filter)?.into_iter();
+            let batches = std::iter::from_fn(move || {
+                let containers: Vec<_> = all.by_ref().take(super::containers::STREAM_BATCH).collect();
+                (!containers.is_empty()).then_some(Ok(StreamContainersResponse { containers }))
+            });
+            Ok(Response::new(Box::pin(tokio_stream::iter(batches))))
+        }
+
+        async fn container_status(
+            &self,
+            request: Request<ContainerStatusRequest>,
+        ) -> Answer<ContainerStatusResponse> {
+            Ok(Response::new(Cri::container_status(self, request.get_ref())?))
+        }
+
+        async fn update_container_resources(
+            &self,
+            request: Request<UpdateContainerResourcesRequest>,
+        ) -> Answer<UpdateContainerResourcesResponse> {
+            Cri::update_container_resources(self, request.into_inner()).await?;
+            Ok(Response::new(UpdateContainerResourcesResponse {}))
+        }
+
+        async fn reopen_container_log(
+            &self,
+            request: Request<ReopenContainerLogRequest>,
+        ) -> Answer<ReopenContainerLogResponse> {
+            Cri::reopen_container_log(self, &request.get_ref().container_id).await?;
+            Ok(Response::new(ReopenContainerLogResponse {}))
+        }
+
+        async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+            Ok(Response::new(Cri::exec_sync(self, request.into_inner()).await?))
+        }
 
         async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
             Ok(Response::new(Cri::version(self)))
@@ -124,57 +205,113 @@ service! {
             let batches = self.batches(request.into_inner().filter)?;
             Ok(Response::new(Box::pin(tokio_stream::iter(batches.map(Ok)))))
         }
+
+        async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+            Ok(Response::new(ExecResponse { url: self.exec_url(request.into_inner())? }))
+        }
+
+        async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+            Ok(Response::new(AttachResponse { url: self.attach_url(request.get_ref())? }))
+        }
+
+        async fn port_forward(
+            &self,
+            request: Request<PortForwardRequest>,
+        ) -> Answer<PortForwardResponse> {
+            Ok(Response::new(PortForwardResponse { url: self.port_forward_url(request.get_ref())? }))
+        }
+
+        async fn update_pod_sandbox_resources(
+            &self,
+            request: Request<UpdatePodSandboxResourcesRequest>,
+        ) -> Answer<UpdatePodSandboxResourcesResponse> {
+            self.update_pod(request.into_inner()).await?;
+            Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
+        }
+
+        async fn get_container_events(
+            &self,
+            _: Request<GetEventsRequest>,
+        ) -> Answer<Streamed<ContainerEventResponse>> {
+            Ok(Response::new(self.events()?.stream()))
+        }
+
+        async fn container_stats(
+            &self,
+            request: Request<ContainerStatsRequest>,
+        ) -> Answer<ContainerStatsResponse> {
+            Ok(Response::new(Cri::container_stats(self, request.into_inner()).await?))
+        }
+
+        async fn list_container_stats(
+            &self,
+            request: Request<ListContainerStatsRequest>,
+        ) -> Answer<ListContainerStatsResponse> {
+            let stats = Cri::list_container_stats(self, "ListContainerStats", request.into_inner().filter).await?;
+            Ok(Response::new(ListContainerStatsResponse { stats }))
+        }
+
+        async fn stream_container_stats(
+            &self,
+            request: Request<StreamContainerStatsRequest>,
+        ) -> Answer<Streamed<StreamContainerStatsResponse>> {
+            let all = Cri::list_container_stats(self, "StreamContainerStats", request.into_inner().filter).await?;
+            let message = |container_stats| Ok(StreamContainerStatsResponse { container_stats });
+            Ok(Response::new(Box::pin(tokio_stream::iter(batches(all, message)))))
+        }
+
+        async fn pod_sandbox_stats(
+            &self,
+            request: Request<PodSandboxStatsRequest>,
+        ) -> Answer<PodSandboxStatsResponse> {
+            Ok(Response::new(Cri::pod_sandbox_stats(self, request.into_inner()).await?))
+        }
+
+        async fn list_pod_sandbox_stats(
+            &self,
+            request: Request<ListPodSandboxStatsRequest>,
+        ) -> Answer<ListPodSandboxStatsResponse> {
+            let stats = Cri::list_pod_sandbox_stats(self, "ListPodSandboxStats", request.into_inner().filter).await?;
+            Ok(Response::new(ListPodSandboxStatsResponse { stats }))
+        }
+
+        async fn stream_pod_sandbox_stats(
+            &self,
+            request: Request<StreamPodSandboxStatsRequest>,
+        ) -> Answer<Streamed<StreamPodSandboxStatsResponse>> {
+            let all = Cri::list_pod_sandbox_stats(self, "StreamPodSandboxStats", request.into_inner().filter).await?;
+            let message = |pod_sandbox_stats| Ok(StreamPodSandboxStatsResponse { pod_sandbox_stats });
+            Ok(Response::new(Box::pin(tokio_stream::iter(batches(all, message)))))
+        }
+
+        async fn list_metric_descriptors(
+            &self,
+            _: Request<ListMetricDescriptorsRequest>,
+        ) -> Answer<ListMetricDescriptorsResponse> {
+            Ok(Response::new(Cri::list_metric_descriptors(self)?))
+        }
+
+        async fn list_pod_sandbox_metrics(
+            &self,
+            _: Request<ListPodSandboxMetricsRequest>,
+        ) -> Answer<ListPodSandboxMetricsResponse> {
+            let pod_metrics = Cri::list_pod_sandbox_metrics(self, "ListPodSandboxMetrics").await?;
+            Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics }))
+        }
+
+        async fn stream_pod_sandbox_metrics(
+            &self,
+            _: Request<StreamPodSandboxMetricsRequest>,
+        ) -> Answer<Streamed<StreamPodSandboxMetricsResponse>> {
+            let all = Cri::list_pod_sandbox_metrics(self, "StreamPodSandboxMetrics").await?;
+            let message = |pod_sandbox_metrics| Ok(StreamPodSandboxMetricsResponse { pod_sandbox_metrics });
+            Ok(Response::new(Box::pin(tokio_stream::iter(batches(all, message)))))
+        }
     }
     unimplemented {
-        "CreateContainer" create_container(CreateContainerRequest) -> CreateContainerResponse;
-        "StartContainer" start_container(StartContainerRequest) -> StartContainerResponse;
-        "StopContainer" stop_container(StopContainerRequest) -> StopContainerResponse;
-        "RemoveContainer" remove_container(RemoveContainerRequest) -> RemoveContainerResponse;
-        "ListContainers" list_containers(ListContainersRequest) -> ListContainersResponse;
-        "StreamContainers" stream_containers(StreamContainersRequest) -> Streamed<StreamContainersResponse>;
-        "ContainerStatus" container_status(ContainerStatusRequest) -> ContainerStatusResponse;
-        "UpdateContainerResources"
-            update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
-        "ReopenContainerLog" reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
-        "ExecSync" exec_sync(ExecSyncRequest) -> ExecSyncResponse;
-        "Exec" exec(ExecRequest) -> ExecResponse;
-        "Attach" attach(AttachRequest) -> AttachResponse;
-        "PortForward" port_forward(PortForwardRequest) -> PortForwardResponse;
-        "ContainerStats" container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
-        "ListContainerStats" list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
-        "StreamContainerStats"
-            stream_container_stats(StreamContainerStatsRequest) -> Streamed<StreamContainerStatsResponse>;
-        "PodSandboxStats" pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
-        "ListPodSandboxStats"
-            list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
-        "StreamPodSandboxStats"
-            stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> Streamed<StreamPodSandboxStatsResponse>;
         "CheckpointContainer"
             checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
         "CheckpointPod" checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;
         "RestorePod" restore_pod(RestorePodRequest) -> RestorePodResponse;
-        "GetContainerEvents" get_container_events(GetEventsRequest) -> Streamed<ContainerEventResponse>;
-        "ListMetricDescriptors"
-            list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
-        "ListPodSandboxMetrics"
-            list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
-        "StreamPodSandboxMetrics" stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest)
-            -> Streamed<StreamPodSandboxMetricsResponse>;
-        "UpdatePodSandboxResources"
-            update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
-    }
-}
-
-service! {
-    impl ImageService {
-        type StreamImagesStream = Streamed<StreamImagesResponse>;
-    }
-    unimplemented {
-        "ListImages" list_images(ListImagesRequest) -> ListImagesResponse;
-        "StreamImages" stream_images(StreamImagesRequest) -> Streamed<StreamImagesResponse>;
-        "ImageStatus" image_status(ImageStatusRequest) -> ImageStatusResponse;
-        "PullImage" pull_image(PullImageRequest) -> PullImageResponse;
-        "RemoveImage" remove_image(RemoveImageRequest) -> RemoveImageResponse;
-        "ImageFsInfo" image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse;
     }
 }

@@ -6,10 +6,12 @@ use std::io;
 use tonic::{Code, Status};
 
 use super::CriError;
+use super::container_code::container_code;
 use crate::cgroup::CgroupError;
 use crate::network::NetworkError;
 use crate::pod::PodError;
 use crate::runtime::RuntimeError;
+use crate::streaming::StreamingError;
 
 /// gRPC sends the message as a header, and peers bound those (hyper and Go: 16 KiB and up; every byte may
 /// take three when it is percent-encoded).
@@ -39,40 +41,61 @@ fn message(error: &dyn Error) -> String {
 
 fn code(error: &CriError) -> Code {
     match error {
-        CriError::Invalid(_) | CriError::NoId => Code::InvalidArgument,
-        CriError::NoPod { .. } => Code::NotFound,
-        CriError::OciHandler { .. } => Code::FailedPrecondition,
+        CriError::Invalid(_) | CriError::NoId | CriError::NoContainerId => Code::InvalidArgument,
+        CriError::NoPod { .. } | CriError::NoContainer { .. } => Code::NotFound,
         CriError::Unimplemented { .. } => Code::Unimplemented,
+        CriError::Pull(pull) => super::image_code::pull_code(pull),
+        CriError::Image(image) => super::container_code::image_code(image),
+        CriError::Reference(_) | CriError::Credentials(_) | CriError::NoImageGiven => Code::InvalidArgument,
         CriError::Pod(pod) => pod_code(pod),
+        CriError::Container(container) => container_code(container),
+        CriError::Streaming(error) => streaming_code(error),
     }
 }
 
-fn pod_code(error: &PodError) -> Code {
+fn streaming_code(error: &StreamingError) -> Code {
+    use StreamingError as S;
+    match error {
+        S::NoPod { .. } => Code::NotFound,
+        S::PodNotReady { .. } | S::Refused { .. } => Code::FailedPrecondition,
+        S::Full(_) => Code::ResourceExhausted,
+        S::Container(error) => container_code(error),
+        S::Pod(error) => pod_code(error),
+        S::Io { source, .. } => io_code(source),
+    }
+}
+
+pub(super) fn pod_code(error: &PodError) -> Code {
     match error {
         PodError::NameReserved { .. } => Code::AlreadyExists,
         // Not NotFound: that is about the pods, containers and images of an rpc, and kubelet takes it for
         // "gone already". A handler's name is an argument.
         PodError::UnknownHandler { .. } | PodError::AmbiguousId { .. } => Code::InvalidArgument,
         PodError::ShuttingDown => Code::Unavailable,
+        PodError::NotReady { .. } => Code::FailedPrecondition,
         PodError::Create { source, .. } | PodError::Runtime { source, .. } => runtime_code(source),
         PodError::WrongOwner { .. } => Code::Internal,
         PodError::Abandoned => Code::Cancelled,
         PodError::Network(source) | PodError::Teardown(source) => network_code(source),
         PodError::Cgroup(source) => cgroup_code(source),
+        PodError::Update(source) => cgroup_code(source),
         PodError::Journal(source) => chain_code(source),
         PodError::Io { source, .. } => io_code(source),
     }
 }
 
-fn runtime_code(error: &RuntimeError) -> Code {
+pub(super) fn runtime_code(error: &RuntimeError) -> Code {
     match error {
         // A mount or setns the kernel denied is a fact about the node or the handler's flow, and asking
         // again does not change it.
         RuntimeError::InPod { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Code::FailedPrecondition
         }
-        RuntimeError::InPod { source, .. } | RuntimeError::Io { source, .. } => io_code(source),
-        RuntimeError::Shim { .. } => Code::Internal,
+        RuntimeError::InPod { source, .. }
+        | RuntimeError::InContainer { source, .. }
+        | RuntimeError::Io { source, .. } => io_code(source),
+        RuntimeError::Command { .. } => Code::InvalidArgument,
+        RuntimeError::Shim { .. } | RuntimeError::Oci { .. } => Code::Internal,
         RuntimeError::Unsupported { .. } => Code::FailedPrecondition,
     }
 }
@@ -103,7 +126,7 @@ fn network_code(error: &NetworkError) -> Code {
     }
 }
 
-fn cgroup_code(error: &CgroupError) -> Code {
+pub(super) fn cgroup_code(error: &CgroupError) -> Code {
     use CgroupError as C;
     match error {
         C::Io { source, .. } | C::Write { source, .. } => io_code(source),
@@ -111,6 +134,7 @@ fn cgroup_code(error: &CgroupError) -> Code {
         | C::SliceForCgroupfs { .. }
         | C::PathForSystemd { .. }
         | C::UnifiedKey { .. }
+        | C::DeviceRule { .. }
         | C::SwapBelowMemory { .. }
         | C::SwapAlone { .. } => Code::InvalidArgument,
         C::NotMounted { .. }
@@ -118,6 +142,7 @@ fn cgroup_code(error: &CgroupError) -> Code {
         | C::NoFile { .. }
         | C::UnifiedOnV1 { .. }
         | C::NoBusctl => Code::FailedPrecondition,
+        C::MemoryInUse { .. } => Code::FailedPrecondition,
         C::Busy { .. } => Code::Unavailable,
         C::SystemdSlow { .. } => Code::DeadlineExceeded,
         C::Systemd { .. } => Code::Internal,
@@ -125,7 +150,7 @@ fn cgroup_code(error: &CgroupError) -> Code {
 }
 
 /// The code of the operating system's error at the end of a chain.
-fn chain_code(error: &(dyn Error + 'static)) -> Code {
+pub(super) fn chain_code(error: &(dyn Error + 'static)) -> Code {
     let mut cause = Some(error);
     while let Some(current) = cause {
         if let Some(io) = current.downcast_ref::<io::Error>() {
@@ -136,7 +161,7 @@ fn chain_code(error: &(dyn Error + 'static)) -> Code {
     Code::Internal
 }
 
-fn io_code(error: &io::Error) -> Code {
+pub(super) fn io_code(error: &io::Error) -> Code {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory => {
             Code::ResourceExhausted

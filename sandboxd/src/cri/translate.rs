@@ -108,6 +108,6 @@ fn namespace_options(n: &Namespaces) -> cri::NamespaceOption {
     }
 }
 
-fn mapping(m: &IdMap) -> cri::IdMapping {
+pub(super) fn mapping(m: &IdMap) -> cri::IdMapping {
     cri::IdMapping { host_id: m.host_id, container_id: m.container_id, length: m.length }
 }

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+use sandboxd_image::Images;
+
 use super::DaemonError;
 use super::dirs::{self, Lock};
 use super::node::{self, Node};
@@ -10,9 +13,11 @@ use super::socket::Socket;
 use crate::cgroup::{CgroupSettings, Cgroups, DriverChoice};
 use crate::config::{CgroupDriver, Config, Handler, RuntimeKind};
 use crate::console::Sources;
+use crate::container::{Containers, Foundations};
 use crate::cri::validate::Host;
-use crate::cri::{Cri, HandlerReport};
+use crate::cri::{Cri, Events, HandlerReport, Known};
 use crate::doctor;
+use crate::image::{self, ImageRoom};
 use crate::journal::Journal;
 use crate::network::{Network, NetworkSettings};
 use crate::observer::{Attribution, Observer, ObserverSettings};
@@ -20,15 +25,22 @@ use crate::pod::{PodDefaults, PodHandler, Pods, Rooms};
 use crate::runtime::Runtime;
 use crate::runtime::namespaces::HostInodes;
 use crate::runtime::native::NativeRuntime;
+use crate::runtime::oci::OciRuntime;
+use crate::stats::Stats;
+use crate::streaming::{NodeTargets, Served, Streaming};
 
 /// Everything that serves, not yet serving.
 #[derive(Debug)]
 pub struct Daemon {
     pub(super) cri: Cri,
     pub(super) pods: Arc<Pods>,
+    pub(super) containers: Arc<Containers>,
+    pub(super) images: Arc<Images>,
+    pub(super) image_room: ImageRoom,
     pub(super) sources: Arc<Sources>,
     pub(super) cri_socket: Socket,
     pub(super) console_socket: Socket,
+    pub(super) streams: Served,
     pub(super) network: Arc<Network>,
     pub(super) config: Config,
     /// Given up last.
@@ -68,7 +80,8 @@ impl Daemon {
         let network = Network::new(network_settings(&config))?;
         let cgroups = Cgroups::detect(&cgroup_settings(&config))?;
         let native = Arc::new(NativeRuntime::new(config.shim()).await?);
-        let handlers = pod_handlers(&config, &native);
+        let handlers = pod_handlers(&config, &native).await;
+        let reported = reports(&config, &handlers);
         let observer = observer.await.map_err(|e| DaemonError::Observer(std::io::Error::other(e)))?;
 
         let rooms = Rooms {
@@ -86,18 +99,52 @@ impl Daemon {
         let pods = Pods::new(handlers, Arc::new(rooms));
         pods.recover(&journal).await?;
         pods.collect_garbage(&network).await;
+        let images = Images::open(&config.root.join("images"), image::settings(&config.image))?;
+        let image_room = ImageRoom::new(Arc::clone(&images), &config.image, &config.root)?;
+        let containers = Containers::new(Foundations {
+            pods: Arc::clone(&pods),
+            images: Arc::clone(&images),
+            cgroups: cgroups.clone(),
+            root: config.root.clone(),
+            state: config.state.clone(),
+        })?;
+        containers.recover().await?;
+        // The containers have taken their layers again; what nobody took is what a crash left.
+        let store = Arc::clone(&images);
+        drop(tokio::task::spawn_blocking(move || store.collect()));
+        let known = Arc::new(Known::new(Arc::clone(&containers)));
 
         let sources = Arc::new(Sources {
             node: node::facts(&cgroups, &host, &native),
             pods: Arc::clone(&pods),
+            containers: Arc::clone(&containers),
             observer: observer.clone(),
             network: Arc::clone(&network),
             config: config.clone(),
         });
-        let node =
-            Node::new(&config, reports(&config, &native), Arc::clone(&network), &cgroups, observer, &native);
-        let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe());
-        Ok(Self { cri, pods, sources, cri_socket, console_socket, network, config, locks })
+        let node = Node::new(&config, reported, Arc::clone(&network), &cgroups, observer, &native);
+        let targets = NodeTargets { pods: Arc::clone(&pods), containers: Arc::clone(&containers) };
+        let (streaming, streams) = Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
+        let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
+            .with_images(image_room.clone())
+            .with_containers(Arc::new(Arc::clone(&containers)))
+            .with_stats(Stats::new(cgroups, Arc::clone(&known) as _))
+            .with_events(Events::follow(Arc::clone(pods.store()), known))
+            .with_streaming(streaming);
+        Ok(Self {
+            cri,
+            pods,
+            containers,
+            images,
+            image_room,
+            sources,
+            cri_socket,
+            console_socket,
+            streams,
+            network,
+            config,
+            locks,
+        })
     }
 }
 
@@ -120,25 +167,26 @@ fn cgroup_settings(config: &Config) -> CgroupSettings {
     CgroupSettings { driver, ..CgroupSettings::default() }
 }
 
-/// The handlers that make pods: those of the native runtime.
-fn pod_handlers(config: &Config, native: &Arc<NativeRuntime>) -> BTreeMap<String, PodHandler> {
-    let native_ones = config.handlers().into_iter().filter(|(_, h)| h.runtime == RuntimeKind::Native);
-    native_ones
-        .map(|(name, handler)| {
-            let runtime: Arc<dyn Runtime> = Arc::clone(native) as Arc<dyn Runtime>;
-            (name, PodHandler { runtime, flow: handler.flow })
-        })
-        .collect()
+/// The handlers that make pods.
+async fn pod_handlers(config: &Config, native: &Arc<NativeRuntime>) -> BTreeMap<String, PodHandler> {
+    let made = config.handlers().into_iter().map(|(name, handler)| async move {
+        let runtime: Arc<dyn Runtime> = match (handler.runtime, &handler.path) {
+            (RuntimeKind::Oci, Some(path)) => {
+                Arc::new(OciRuntime::new(Arc::clone(native), &name, path, &config.state).await)
+            }
+            (RuntimeKind::Native, _) | (RuntimeKind::Oci, None) => Arc::clone(native) as Arc<dyn Runtime>,
+        };
+        (name, PodHandler { runtime, flow: handler.flow })
+    });
+    join_all(made).await.into_iter().collect()
 }
 
 /// What CRI Status says of each handler: no feature is true that was not seen to work.
-fn reports(config: &Config, native: &NativeRuntime) -> BTreeMap<String, HandlerReport> {
-    let report = |handler: Handler| {
-        let features = match handler.runtime {
-            RuntimeKind::Native => native.features(),
-            RuntimeKind::Oci => Default::default(),
-        };
+fn reports(config: &Config, handlers: &BTreeMap<String, PodHandler>) -> BTreeMap<String, HandlerReport> {
+    let report = |name: &str, handler: Handler| {
+        let features = handlers.get(name).map(|made| made.runtime.features()).unwrap_or_default();
         HandlerReport { handler, features }
     };
-    config.handlers().into_iter().map(|(name, handler)| (name, report(handler))).collect()
+    let all = config.handlers().into_iter();
+    all.map(|(name, handler)| (name.clone(), report(&name, handler))).collect()
 }

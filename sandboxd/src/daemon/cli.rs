@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, LogFormat};
+use crate::image::ImageCommand;
 
 /// A container runtime for Kubernetes nodes whose pods own their namespaces.
 #[derive(Debug, Parser)]
@@ -21,6 +22,8 @@ pub enum Command {
     /// Print or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Pull, list, remove, import and export images of the running daemon
+    Image(ImageArgs),
     /// Check what this node can do; exits with 1 when something fails
     Doctor {
         /// Print JSON
@@ -42,6 +45,38 @@ pub enum ConfigCommand {
         #[arg(long, value_name = "F")]
         config: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// Configuration file, for the sockets [default: /etc/sandboxd/config.toml, if it is there]
+    #[arg(long, value_name = "F", global = true)]
+    pub config: Option<PathBuf>,
+    /// The daemon's socket for kubelet
+    #[arg(long, value_name = "P", global = true)]
+    pub cri_socket: Option<PathBuf>,
+    /// The daemon's socket for sandboxd-tui
+    #[arg(long, value_name = "P", global = true)]
+    pub console_socket: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+impl ImageArgs {
+    /// The configuration file with these flags laid over it.
+    ///
+    /// # Errors
+    /// See [`Config::load`].
+    pub fn configuration(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::load(self.config.as_deref())?;
+        if let Some(path) = &self.cri_socket {
+            config.cri_socket.clone_from(path);
+        }
+        if let Some(path) = &self.console_socket {
+            config.console_socket.clone_from(path);
+        }
+        Ok(config)
+    }
 }
 
 #[derive(Debug, Default, Args)]

@@ -39,6 +39,14 @@ pub enum DaemonError {
     Network(#[from] crate::network::NetworkError),
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::CgroupError),
+    #[error(transparent)]
+    Streaming(#[from] sandboxd_streaming::ServerError),
+    #[error("opening the images")]
+    Images(#[from] sandboxd_image::ImageError),
+    #[error(transparent)]
+    Policy(#[from] sandboxd_image::pull::BadPolicy),
+    #[error("recovering the containers")]
+    Containers(#[from] crate::container::error::ContainerError),
     #[error("starting the observer")]
     Observer(#[source] io::Error),
     #[error("waiting for signals")]

@@ -12,6 +12,7 @@ use super::{Daemon, DaemonError, Signals};
 use crate::config::Config;
 use crate::console::{self, Sources};
 use crate::cri::Cri;
+use crate::image;
 use crate::metrics;
 use crate::network::Network;
 use crate::pod::Pods;
@@ -32,7 +33,20 @@ impl Daemon {
     /// # Errors
     /// When the CRI can no longer be served.
     pub async fn run(self, mut signals: Signals) -> Result<(), DaemonError> {
-        let Self { cri, pods, sources, cri_socket, console_socket, network, config, locks } = self;
+        let Self {
+            cri,
+            pods,
+            containers,
+            images,
+            image_room,
+            sources,
+            cri_socket,
+            console_socket,
+            streams,
+            network,
+            config,
+            locks,
+        } = self;
         let (listener, cri_file) = cri_socket.listen()?;
         let (console_listener, console_file) = console_socket.listen()?;
         let closing = CancellationToken::new();
@@ -40,10 +54,14 @@ impl Daemon {
         let console = tokio::spawn(
             tonic::transport::Server::builder()
                 .add_service(console::server(Arc::clone(&sources)))
+                .add_service(image::server(image_room))
                 .serve_with_incoming(connections(console_listener)),
         );
         let metrics = metrics(&config, sources, closing.clone()).await?;
+        // Ends with `closing`: clients of streams do not end by themselves, either.
+        let streams = tokio::spawn(streams.run(closing.clone()));
         let reaper = tokio::spawn(reap_leases(Arc::clone(&pods), network));
+        let follower = tokio::spawn(Arc::clone(&containers).follow_pods());
         let served = cri
             .clone()
             .router()
@@ -64,16 +82,22 @@ impl Daemon {
         // Nobody should find a socket that no longer answers.
         drop((cri_file, console_file));
         tokio::select! {
-            () = drained(&cri, &mut served) => pods.drain(DRAIN).await,
+            () = drained(&cri, &mut served) => {
+                pods.drain(DRAIN).await;
+                containers.drain(DRAIN).await;
+            }
             signal = signals.next() => tracing::warn!(signal, "not waiting for rpcs in flight"),
         }
         served.abort();
         console.abort();
         reaper.abort();
+        follower.abort();
+        // They were told when the draining began.
+        let _ = tokio::time::timeout(FAREWELL, streams).await;
         if let Some(metrics) = metrics {
             metrics.abort();
         }
-        drop(locks);
+        drop((images, locks));
         tracing::info!("ended");
         Ok(())
     }

@@ -13,6 +13,7 @@ use sandboxd_api::console as api;
 use tokio::net::TcpListener;
 
 use crate::console::Sources;
+use crate::container::model::ContainerState;
 use crate::pod::model::PodState;
 
 /// Answers `GET /metrics` until the listener fails or `shutdown` ends.
@@ -39,8 +40,16 @@ fn render(sources: &Sources) -> String {
     for pod in sources.pods.list() {
         *pods.entry(state_name(pod.state)).or_default() += 1;
     }
+    let mut containers: BTreeMap<&str, u64> =
+        [ContainerState::Created, ContainerState::Running, ContainerState::Exited, ContainerState::Unknown]
+            .map(|state| (container_state_name(state), 0))
+            .into();
+    for container in sources.containers.store().list() {
+        *containers.entry(container_state_name(container.state)).or_default() += 1;
+    }
     text(
         &pods,
+        &containers,
         &(&sources.observer.status()).into(),
         &sources.node.degradations,
         sources.network.status().ready,
@@ -57,8 +66,18 @@ fn state_name(state: PodState) -> &'static str {
     }
 }
 
+fn container_state_name(state: ContainerState) -> &'static str {
+    match state {
+        ContainerState::Created => "created",
+        ContainerState::Running => "running",
+        ContainerState::Exited => "exited",
+        ContainerState::Unknown => "unknown",
+    }
+}
+
 fn text(
     pods: &BTreeMap<&str, u64>,
+    containers: &BTreeMap<&str, u64>,
     observer: &api::Observer,
     node: &[api::Degradation],
     network_ready: bool,
@@ -68,6 +87,10 @@ fn text(
     head(&mut out, "sandboxd_pods", "gauge", "Pods by state.");
     for (state, count) in pods {
         line(&mut out, "sandboxd_pods", &[("state", state)], *count);
+    }
+    head(&mut out, "sandboxd_containers", "gauge", "Containers by state.");
+    for (state, count) in containers {
+        line(&mut out, "sandboxd_containers", &[("state", state)], *count);
     }
     head(&mut out, "sandboxd_network_ready", "gauge", "1 where a CNI network is configured.");
     line(&mut out, "sandboxd_network_ready", &[], u64::from(network_ready));
@@ -118,8 +141,9 @@ mod tests {
             degradations: vec![api::Degradation { name: "observer.no_btf".into(), message: "a\\b".into() }],
             ..api::Observer::default()
         };
-        let text = text(&[("ready", 2)].into(), &observer, &[], true);
+        let text = text(&[("ready", 2)].into(), &[("running", 3)].into(), &observer, &[], true);
         assert!(text.contains("sandboxd_pods{state=\"ready\"} 2\n"), "{text}");
+        assert!(text.contains("sandboxd_containers{state=\"running\"} 3\n"), "{text}");
         assert!(text.contains(r#"sandboxd_observer_up{rung="",reason="no \"BTF\"\nhere"} 0"#), "{text}");
         assert!(text.contains(r#"sandboxd_degraded{name="observer.no_btf",message="a\\b"} 1"#), "{text}");
         assert!(text.contains("sandboxd_network_ready 1\n"));

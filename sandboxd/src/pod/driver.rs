@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::PodError;
 use super::flow::Ready;
+use super::spec::Resources;
 
 /// Requests that may wait for one pod before a caller has to wait itself.
 const QUEUE: usize = 16;
@@ -20,6 +21,14 @@ type Reply = oneshot::Sender<Result<(), PodError>>;
 enum Command {
     Stop(Reply),
     Remove(Reply),
+    Update(Box<Limits>, Reply),
+}
+
+/// What a pod may use from now on; what is not asked for stays.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    pub resources: Resources,
+    pub overhead: Resources,
 }
 
 /// The way to a pod's driver.
@@ -42,6 +51,10 @@ impl Driver {
 
     pub(super) async fn remove(&self) -> Result<(), PodError> {
         self.ask(Command::Remove).await
+    }
+
+    pub(super) async fn update(&self, limits: Limits) -> Result<(), PodError> {
+        self.ask(|reply| Command::Update(Box::new(limits), reply)).await
     }
 
     async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), PodError> {
@@ -68,6 +81,9 @@ async fn drive(mut ready: Ready, mut queue: mpsc::Receiver<Command>, gone: impl 
             None => return,
             Some(Command::Stop(reply)) => {
                 let _ = reply.send(ready.stop().await);
+            }
+            Some(Command::Update(limits, reply)) => {
+                let _ = reply.send(ready.update(&limits).await);
             }
             Some(Command::Remove(reply)) => match ready.remove().await {
                 Ok(()) => {

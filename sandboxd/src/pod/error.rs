@@ -39,6 +39,8 @@ pub enum PodError {
     Teardown(#[source] NetworkError),
     #[error("setting up the pod's cgroup failed")]
     Cgroup(#[source] CgroupError),
+    #[error("changing the limits of the pod's cgroup failed; they are what they were")]
+    Update(#[source] Box<CgroupError>),
     #[error("keeping the pod's journal failed")]
     Journal(#[source] JournalError),
     #[error("{action}")]
@@ -47,6 +49,8 @@ pub enum PodError {
         #[source]
         source: std::io::Error,
     },
+    #[error("pod {id} is not ready: it was stopped, or its infra container has ended; make a new one")]
+    NotReady { id: String },
     /// The caller cancelled, or its deadline passed.
     #[error("the caller went away while the pod was being made; it was undone")]
     Abandoned,

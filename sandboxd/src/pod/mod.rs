@@ -10,6 +10,7 @@ mod recover;
 pub mod spec;
 pub mod store;
 
+pub use driver::Limits;
 pub use error::PodError;
 pub(crate) use flow::now_ns;
 pub use flow::{PodDefaults, Rooms};

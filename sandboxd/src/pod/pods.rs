@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::driver::Driver;
+use super::driver::{Driver, Limits};
 use super::error::PodError;
 use super::flow::{self, Base, Effects, Ready, now_ns};
 use super::model::{FlowKind, Pod, PodId, PodState, Sysfs};
 use super::spec::PodSpec;
 use super::store::Store;
-use crate::runtime::Runtime;
+use crate::runtime::{Infra, Runtime};
 
 /// What makes a handler's pods, in which order.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub struct Pods {
     pub(super) effects: Arc<dyn Effects>,
     pub(super) store: Arc<Store>,
     drivers: Mutex<HashMap<PodId, Driver>>,
+    /// What containers are made in, for as long as a pod has one.
+    infras: Mutex<HashMap<PodId, Arc<dyn Infra>>>,
     /// Flows on their way: the daemon's end waits for them.
     flows: TaskTracker,
     closing: AtomicBool,
@@ -44,6 +46,7 @@ impl Pods {
             effects,
             store: Arc::default(),
             drivers: Mutex::default(),
+            infras: Mutex::default(),
             flows: TaskTracker::new(),
             closing: AtomicBool::new(false),
             settled: Notify::new(),
@@ -107,12 +110,16 @@ impl Pods {
     /// Gives a made pod its driver.
     pub(super) fn drive(self: &Arc<Self>, ready: Ready) {
         let id = ready.pod().id.clone();
+        if let Some(infra) = ready.infra() {
+            self.infras().insert(id.clone(), infra);
+        }
         let mut drivers = self.drivers();
         let gone = {
             let (this, id) = (Arc::downgrade(self), id.clone());
             move || {
                 if let Some(this) = this.upgrade() {
                     this.drivers().remove(&id);
+                    this.infras().remove(&id);
                 }
             }
         };
@@ -148,6 +155,17 @@ impl Pods {
             self.store.remove(&pod.id);
         }
         Ok(())
+    }
+
+    /// Changes what a READY pod may use: all of it, or nothing and an error.
+    ///
+    /// # Errors
+    /// When the pod is not READY, or the kernel refuses a limit.
+    pub async fn update(self: &Arc<Self>, id: &str, limits: Limits) -> Result<(), PodError> {
+        match self.find_driver(id).await? {
+            Some(driver) => driver.update(limits).await,
+            None => Err(PodError::NotReady { id: id.to_owned() }),
+        }
     }
 
     /// A snapshot of all pods, oldest first. Includes FAILED ones, which only the console shows:
@@ -213,6 +231,24 @@ impl Pods {
 
     fn driver(&self, id: &PodId) -> Option<Driver> {
         self.drivers().get(id).cloned()
+    }
+
+    /// A pod's directory under the state directory.
+    #[must_use]
+    pub fn dir(&self, id: &PodId) -> std::path::PathBuf {
+        self.effects.dir(id)
+    }
+
+    /// The infra container of a READY pod, to make containers in and to find them again.
+    #[must_use]
+    pub fn infra(&self, id: &PodId) -> Option<Arc<dyn Infra>> {
+        let ready = self.find(id.as_str()).ok().flatten().is_some_and(|pod| pod.state == PodState::Ready);
+        let infra = self.infras().get(id).cloned();
+        infra.filter(|_| ready)
+    }
+
+    fn infras(&self) -> MutexGuard<'_, HashMap<PodId, Arc<dyn Infra>>> {
+        self.infras.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // Only whole inserts and removals happen under the lock.

@@ -60,7 +60,7 @@ impl Store {
     }
 
     /// Publishes a pod's newest state.
-    pub(super) fn publish(&self, pod: Pod) {
+    pub(crate) fn publish(&self, pod: Pod) {
         let pod = Arc::new(pod);
         let mut inner = self.write();
         let mut gone = None;
@@ -83,7 +83,7 @@ impl Store {
     }
 
     /// Takes a pod off the list.
-    pub(super) fn remove(&self, id: &PodId) {
+    pub(crate) fn remove(&self, id: &PodId) {
         let mut inner = self.write();
         if inner.pods.remove(id).is_some() {
             inner.failed.retain(|f| f != id);

@@ -88,6 +88,20 @@ pub fn from_bits(bits: u64) -> Capabilities {
         .collect()
 }
 
+/// The number of a capability by its name, in any case, with or without "CAP_".
+#[must_use]
+pub fn number(name: &str) -> Option<u32> {
+    let name = name.to_ascii_uppercase();
+    let name = name.strip_prefix("CAP_").unwrap_or(&name);
+    NAMES.iter().position(|known| *known == name).and_then(|number| u32::try_from(number).ok())
+}
+
+/// Every capability there is.
+#[must_use]
+pub fn all() -> u64 {
+    (1 << NAMES.len()) - 1
+}
+
 /// What this process could give at most: permitted, and in the bounding set.
 ///
 /// # Errors

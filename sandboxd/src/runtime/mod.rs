@@ -1,12 +1,13 @@
 //! Makes the infra container of a pod and everything it stands in: the seam between the flow, which
 //! decides the order, and the kernel.
 //!
-//! [`Runtime`] makes, [`Infra`] is what was made. The native runtime drives one `sandboxd-shim` per pod.
-//! An OCI runtime (`runc`, `crun`) is another implementation of the same two traits.
+//! [`Runtime`] makes, [`Infra`] is what was made. The native runtime drives one `sandboxd-shim` per pod. With an
+//! OCI runtime (`runc`, `crun`) the pod is made in the same way, and its containers by the runtime.
 
 pub mod capabilities;
 pub mod namespaces;
 pub mod native;
+pub mod oci;
 pub mod seccomp;
 pub mod spec;
 mod sysctl;
@@ -109,6 +110,10 @@ pub trait Infra: Send + Sync + std::fmt::Debug {
     async fn kill(&self) -> Result<(), RuntimeError>;
     /// Waits until the infra container has ended. Cancel safe; may be called by several.
     async fn wait(&self) -> Exit;
+    /// The pod's shared memory as a detached mount.
+    async fn shm(&self) -> Result<OwnedFd, RuntimeError> {
+        Err(RuntimeError::Unsupported { what: "this runtime hands out no shared memory".into() })
+    }
     /// Makes a container in the pod, up to the point before exec. On an error nothing is left of it.
     async fn create_container(&self, plan: task::TaskPlan) -> Result<Arc<dyn task::Task>, RuntimeError>;
     /// Finds a container of the pod again after a restart of the daemon; `None`: the pod does not know it.
@@ -126,6 +131,21 @@ pub enum RuntimeError {
         #[source]
         source: std::io::Error,
     },
+    /// A step of making a container or an exec failed, inside of it.
+    #[error("{step} (in the container, pid {pid})")]
+    InContainer {
+        step: String,
+        pid: i32,
+        #[source]
+        source: std::io::Error,
+    },
+    /// The command of a container or an exec cannot be executed; the words are those of other runtimes
+    /// (`exec: "foo": executable file not found in $PATH`).
+    #[error("{message}")]
+    Command { message: String },
+    /// What an OCI runtime said when it failed.
+    #[error("{runtime}: {message}")]
+    Oci { runtime: String, message: String },
     #[error("{action}")]
     Io {
         action: String,

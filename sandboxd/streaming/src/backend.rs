@@ -47,7 +47,9 @@ pub struct Size {
 pub enum Exited {
     /// The exit code, 128 + n for signal n.
     Code(i32),
-    /// An attach ends with its streams; the container may run on.
+    /// An attach whose container has ended: what it wrote is still read to its end.
+    Ended,
+    /// An attach that is over while the container runs on: nothing more is read.
     Detached,
 }
 

@@ -12,6 +12,8 @@ use sandboxd_tests::leftovers;
 use sandboxd_tests::pod::USERNS_BASE;
 use sandboxd_tests::proc::{self, list_inside, read_inside, status_field};
 
+// cri: PodSandboxConfig.hostname, PodSandboxConfig.dns_config, DNSConfig.servers, DNSConfig.searches
+// cri: DNSConfig.options
 #[test]
 fn hostname_and_dns() {
     E2e::default().run(async |node| {
@@ -49,6 +51,7 @@ fn net_sysctl(pid: i32, name: &str) -> anyhow::Result<String> {
     Ok(sandboxd_tests::cni::tool("nsenter", &["-t", &target, "-n", "cat", &path])?.trim().to_owned())
 }
 
+// cri: LinuxPodSandboxConfig.sysctls
 #[test]
 fn sysctls() {
     E2e::default().run(async |node| {
@@ -72,6 +75,7 @@ fn sysctls() {
     });
 }
 
+// cri: PodSandboxConfig.log_directory
 #[test]
 fn the_log_directory_is_made() {
     E2e::default().run(async |node| {
@@ -87,6 +91,8 @@ fn the_log_directory_is_made() {
     });
 }
 
+// cri: PodSandboxConfig.linux, LinuxPodSandboxConfig.cgroup_parent, LinuxPodSandboxConfig.resources
+// cri: LinuxPodSandboxConfig.overhead
 #[test]
 fn the_cgroup_parent_and_the_resources() {
     E2e::default().run(async |node| {
@@ -127,6 +133,9 @@ fn the_default_cgroup_parent_goes_with_its_last_pod() {
     });
 }
 
+// cri: LinuxPodSandboxConfig.security_context, LinuxSandboxSecurityContext.run_as_user
+// cri: LinuxSandboxSecurityContext.run_as_group, LinuxSandboxSecurityContext.supplemental_groups
+// cri: Int64Value.value
 #[test]
 fn user_group_and_supplementary_groups() {
     E2e::default().run(async |node| {
@@ -164,6 +173,7 @@ fn the_callers_groups_never_leak_in() {
     });
 }
 
+// cri: LinuxSandboxSecurityContext.seccomp, SecurityProfile.profile_type, SecurityProfile.localhost_ref
 #[test]
 fn seccomp_and_no_new_privileges() {
     E2e::default().run(async |node| {
@@ -202,6 +212,7 @@ fn the_default_profile_filters_without_being_asked() {
     });
 }
 
+// cri: LinuxSandboxSecurityContext.readonly_rootfs
 #[test]
 fn a_read_only_root_is_read_only() {
     E2e::default().run(async |node| {
@@ -218,6 +229,7 @@ fn a_read_only_root_is_read_only() {
     });
 }
 
+// cri: LinuxSandboxSecurityContext.privileged
 #[test]
 fn privileged_has_all_a_daemon_can_give() {
     E2e::default().run(async |node| {
@@ -262,6 +274,7 @@ fn without_privilege_paths_are_masked_and_capabilities_few() {
     });
 }
 
+// cri: NamespaceOption.pid
 #[test]
 fn a_shared_pid_namespace_has_the_infra_container_as_its_first_process() {
     E2e::default().run(async |node| {
@@ -291,6 +304,8 @@ fn devices_are_the_few_of_a_container() {
     });
 }
 
+// cri: PodSandboxConfig.labels, PodSandboxConfig.annotations, PodSandboxStatus.labels
+// cri: PodSandboxStatus.annotations
 #[test]
 fn labels_and_annotations_come_back_as_they_are() {
     E2e::default().run(async |node| {

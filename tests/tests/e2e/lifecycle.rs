@@ -11,6 +11,13 @@ use tonic::Code;
 
 use crate::support::refused;
 
+// cri: RunPodSandbox, RunPodSandboxRequest.config, RunPodSandboxResponse.pod_sandbox_id, StopPodSandbox
+// cri: StopPodSandboxRequest.pod_sandbox_id, RemovePodSandbox, RemovePodSandboxRequest.pod_sandbox_id
+// cri: PodSandboxStatus, PodSandboxStatusRequest.pod_sandbox_id, PodSandboxStatusResponse.status
+// cri: PodSandboxStatus.metadata, PodSandboxStatus.state, PodSandboxStatus.labels
+// cri: PodSandboxStatus.annotations, PodSandboxStatus.created_at, PodSandboxStatus.network
+// cri: PodSandboxNetworkStatus.ip, PodSandboxConfig.metadata, PodSandboxMetadata.name, PodSandboxMetadata.uid
+// cri: PodSandboxMetadata.namespace
 #[test]
 fn a_pod_is_ready_with_what_was_asked_then_not_ready_then_gone() {
     E2e::default().run(async |node| {
@@ -66,6 +73,7 @@ fn removing_a_running_pod_stops_it_first() {
     });
 }
 
+// cri: PodSandboxMetadata.attempt
 #[test]
 fn a_name_is_taken_until_its_pod_is_removed() {
     E2e::default().run(async |node| {
@@ -82,6 +90,8 @@ fn a_name_is_taken_until_its_pod_is_removed() {
     });
 }
 
+// cri: ListPodSandbox, ListPodSandboxRequest.filter, ListPodSandboxResponse.items, PodSandboxFilter.id
+// cri: PodSandboxFilter.state, PodSandboxFilter.label_selector, PodSandboxStateValue.state
 #[test]
 fn lists_take_filters_that_all_must_hold() {
     E2e::default().run(async |node| {
@@ -124,6 +134,7 @@ fn lists_take_filters_that_all_must_hold() {
     });
 }
 
+// cri: PodSandboxStatusRequest.verbose, PodSandboxStatusResponse.info
 #[test]
 fn verbose_info_has_what_tools_read() {
     E2e::default().run(async |node| {
@@ -167,6 +178,7 @@ fn version_status_and_config_say_what_kubelet_asks() {
     });
 }
 
+// cri: Status, RuntimeStatus.conditions, RuntimeCondition.type, RuntimeCondition.status
 #[test]
 fn the_network_is_ready_when_its_configuration_is_there() {
     E2e::default().run(async |node| {

@@ -4,8 +4,10 @@
 mod cli;
 mod config_fields;
 mod console;
+mod containers;
 mod demo;
 mod faults;
+mod images;
 mod lifecycle;
 mod many;
 mod network_first;
@@ -15,4 +17,6 @@ mod ownership;
 mod portmap;
 mod refusals;
 mod restart;
+mod scripted;
+mod stats;
 mod support;

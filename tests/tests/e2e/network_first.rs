@@ -28,6 +28,7 @@ fn it_fails_on_sysfs_and_says_why_and_leaves_nothing() {
     });
 }
 
+// cri: RunPodSandboxRequest.runtime_handler, PodSandboxStatus.runtime_handler
 #[test]
 fn without_a_userns_the_old_order_works() {
     E2e::default().run(async |node| {

@@ -79,6 +79,8 @@ fn sysfs_inside_is_the_pods_own() {
     });
 }
 
+// cri: NamespaceOption.userns_options, UserNamespace.uids, UserNamespace.gids, IDMapping.host_id
+// cri: IDMapping.container_id, IDMapping.length
 #[test]
 fn ids_are_mapped_up_to_the_top_of_u32() {
     E2e::default().run(async |node| {
@@ -122,6 +124,8 @@ fn a_pod_without_a_userns_shares_the_hosts_and_owns_the_rest() {
     });
 }
 
+// cri: LinuxSandboxSecurityContext.namespace_options, NamespaceOption.network, NamespaceOption.ipc
+// cri: NamespaceOption.pid
 #[test]
 fn node_namespaces_are_the_nodes() {
     E2e::default().run(async |node| {

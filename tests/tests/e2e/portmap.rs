@@ -34,6 +34,7 @@ fn bridge_address(bridge: &str) -> Result<std::net::Ipv4Addr> {
     Ok(address.split('/').next().unwrap_or_default().parse()?)
 }
 
+// cri: PodSandboxConfig.port_mappings, PortMapping.host_port, PortMapping.container_port
 #[test]
 fn a_port_of_the_node_leads_into_the_pod() {
     E2e::alone().run(async |node| {

@@ -179,21 +179,15 @@ fn an_unknown_handler_is_named_with_the_known_ones() {
 
 #[test]
 fn what_follows_later_is_unimplemented_and_names_its_rpc() {
+    use sandboxd_api::cri::{CheckpointContainerRequest, CheckpointPodRequest, RestorePodRequest};
     E2e::default().run(async |node| {
-        let cri = node.cri().await?;
-        let create = sandboxd_api::cri::CreateContainerRequest::default();
-        refused(
-            cri.runtime.clone().create_container(create).await,
-            Code::Unimplemented,
-            &["CreateContainer"],
-        )?;
-        let stats = sandboxd_api::cri::PodSandboxStatsRequest::default();
-        refused(
-            cri.runtime.clone().pod_sandbox_stats(stats).await,
-            Code::Unimplemented,
-            &["PodSandboxStats"],
-        )?;
-        Ok(())
+        let mut runtime = node.cri().await?.runtime;
+        let code = Code::Unimplemented;
+        let answer = runtime.checkpoint_container(CheckpointContainerRequest::default()).await;
+        refused(answer, code, &["CheckpointContainer"])?;
+        let answer = runtime.checkpoint_pod(CheckpointPodRequest::default()).await;
+        refused(answer, code, &["CheckpointPod"])?;
+        refused(runtime.restore_pod(RestorePodRequest::default()).await, code, &["RestorePod"])
     });
 }
 

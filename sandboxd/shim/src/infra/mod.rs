@@ -19,6 +19,7 @@ mod rootfs;
 mod tests;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -28,18 +29,28 @@ use sandboxd_shim::proto::{Exit, Failure, decode, encode};
 use sandboxd_shim::wire;
 use serde::{Deserialize, Serialize};
 
+use crate::container::child::{self, readable};
 use crate::kernel::{Forked, Linux};
 use crate::step::{Step, StepError};
 
 pub use fork::write_maps;
 
+/// How long each of its steps may take: milliseconds, on a machine that swaps seconds. The daemon waits longer.
+const DEADLINE: Duration = Duration::from_secs(50);
+
 /// Words between the shim and the process it forked.
 #[derive(Debug, Serialize, Deserialize)]
 enum Word {
     Mapped,
-    Ready { warnings: Vec<String> },
+    /// With a copy of the pod's shared memory, where it has any.
+    Ready {
+        warnings: Vec<String>,
+    },
     Go,
-    Failed { step: String, errno: i32 },
+    Failed {
+        step: String,
+        errno: i32,
+    },
 }
 
 /// A made infra container.
@@ -53,7 +64,7 @@ pub struct Infra {
 }
 
 /// Makes it, up to the point before exec. On an error nothing is left of it.
-pub fn create(plan: &Plan, fds: &[OwnedFd]) -> Result<(Infra, Vec<String>), Failure> {
+pub fn create(plan: &Plan, fds: &[OwnedFd]) -> Result<(Infra, Option<OwnedFd>, Vec<String>), Failure> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .step(|| "make a socket pair for the container".into())
         .map_err(|error| error.failure(None))?;
@@ -66,22 +77,24 @@ pub fn create(plan: &Plan, fds: &[OwnedFd]) -> Result<(Infra, Vec<String>), Fail
             drop(theirs);
             let mut infra = Infra { pid, pidfd, link: Some(ours), exit: None };
             let made = infra.finish_create(plan);
-            made.map(|warnings| (infra, warnings))
+            made.map(|(shm, warnings)| (infra, shm, warnings))
         }
     }
 }
 
 impl Infra {
-    fn finish_create(&mut self, plan: &Plan) -> Result<Vec<String>, Failure> {
+    fn finish_create(&mut self, plan: &Plan) -> Result<(Option<OwnedFd>, Vec<String>), Failure> {
         let made = (|| {
             let mut warnings =
                 fork::configure(&Linux, plan, self.pid).map_err(|error| error.failure(None))?;
             self.say(&Word::Mapped)?;
             match self.hear()? {
-                Some(Word::Ready { warnings: more }) => warnings.extend(more),
-                _ => return Err(self.lost("make the container")),
+                Some((Word::Ready { warnings: more }, shm)) => {
+                    warnings.extend(more);
+                    Ok((shm, warnings))
+                }
+                _ => Err(self.lost("make the container")),
             }
-            Ok(warnings)
         })();
         if made.is_err() {
             self.kill();
@@ -114,14 +127,21 @@ impl Infra {
     }
 
     /// The container's next word; `None`: it has closed the socket, by exec or by its end.
-    fn hear(&self) -> Result<Option<Word>, Failure> {
+    fn hear(&self) -> Result<Option<(Word, Option<OwnedFd>)>, Failure> {
         let link = self.link.as_ref().ok_or_else(|| self.lost("hear from the container"))?;
+        match readable(link.as_fd(), Instant::now() + DEADLINE) {
+            Ok(true) => {}
+            _ => {
+                let step = format!("hear from the container within {DEADLINE:?}");
+                return Err(Failure { step, errno: libc::ETIMEDOUT, pid: Some(self.pid) });
+            }
+        }
         let received = wire::receive(link.as_fd()).map_err(|_| self.lost("hear from the container"))?;
-        match received.map(|message| decode(&message.bytes)) {
-            None => Ok(None),
-            Some(Ok(Word::Failed { step, errno })) => Err(Failure { step, errno, pid: Some(self.pid) }),
-            Some(Ok(word)) => Ok(Some(word)),
-            Some(Err(_)) => Err(self.lost("hear from the container")),
+        let Some(mut message) = received else { return Ok(None) };
+        match decode(&message.bytes) {
+            Ok(Word::Failed { step, errno }) => Err(Failure { step, errno, pid: Some(self.pid) }),
+            Ok(word) => Ok(Some((word, message.fds.pop()))),
+            Err(_) => Err(self.lost("hear from the container")),
         }
     }
 
@@ -139,7 +159,11 @@ impl Infra {
     pub fn kill(&mut self) -> Exit {
         if self.exit.is_none() {
             let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-            self.wait(WaitIdOptions::EXITED);
+        }
+        // It ends after all others in its pid namespace, and some of those are ours to wait for.
+        while self.exit.is_none() {
+            child::await_end(self.pidfd.as_fd(), None);
+            self.reap();
         }
         self.exit.unwrap_or(Exit::Unknown)
     }
@@ -196,9 +220,10 @@ fn prepare(plan: &Plan, link: BorrowedFd<'_>) -> Result<(), Option<StepError>> {
     await_word(link, |word| matches!(word, Word::Mapped))?;
     process::settle(&Linux, plan)?;
     let warnings = process::limits(&Linux, plan)?;
-    rootfs::build(&Linux, plan)?;
+    let shm = rootfs::build(&Linux, plan)?;
     let bytes = encode(&Word::Ready { warnings }).map_err(|_| None)?;
-    wire::send(link, &bytes, &[]).map_err(|_| None)?;
+    wire::send(link, &bytes, shm.as_ref().map(AsFd::as_fd).as_slice()).map_err(|_| None)?;
+    drop(shm);
     await_word(link, |word| matches!(word, Word::Go))
 }
 

@@ -71,7 +71,7 @@ pub fn enter<K: Kernel>(kernel: &K, plan: &Plan, report: BorrowedFd<'_>) -> Resu
     if process.no_new_privs {
         kernel.no_new_privs().step(|| "set no_new_privs".into())?;
     }
-    kernel.only_fds(null, &[report, pause]).step(|| "close inherited descriptors".into())?;
+    kernel.only_fds([null; 3], &[report, pause]).step(|| "close inherited descriptors".into())?;
     if let Some(program) = &process.seccomp {
         kernel.seccomp(program).step(|| "install the seccomp filter".into())?;
     }

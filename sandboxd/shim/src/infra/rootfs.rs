@@ -1,7 +1,7 @@
 //! The container's view: hostname, rootfs, sysctls, masked and read-only paths. Runs in the new process, in its
 //! new namespaces, with every capability in them.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use sandboxd_shim::plan::{Attrs, Mount, Plan, Source};
@@ -15,8 +15,12 @@ const PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 /// Where it lies in the container.
 pub const PAUSE_PATH: &str = "/pause";
 
-/// Puts the rootfs together under /mnt, writes the sysctls, and makes it the root.
-pub fn build<K: Kernel>(kernel: &K, plan: &Plan) -> Result<(), StepError> {
+/// The pod's shared memory, which its containers have too.
+const SHM: &str = "/dev/shm";
+
+/// Puts the rootfs together under /mnt, writes the sysctls, and makes it the root. A copy of the mount on
+/// /dev/shm, where there is one.
+pub fn build<K: Kernel>(kernel: &K, plan: &Plan) -> Result<Option<OwnedFd>, StepError> {
     kernel.umask(0);
     if let Some(name) = &plan.hostname {
         kernel.hostname(name).step(|| format!("set the hostname {name:?}"))?;
@@ -30,6 +34,9 @@ pub fn build<K: Kernel>(kernel: &K, plan: &Plan) -> Result<(), StepError> {
     for mount in &plan.mounts {
         place(kernel, root, mount)?;
     }
+    let has_shm = plan.mounts.iter().any(|mount| mount.destination == SHM);
+    let shm = has_shm.then(|| kernel.copy_mount(root, relative(SHM), true)).transpose();
+    let shm = shm.step(|| format!("copy {SHM} for the pod's containers"))?;
     devices(kernel, root, plan)?;
     for (link, target) in &plan.links {
         kernel
@@ -51,7 +58,7 @@ pub fn build<K: Kernel>(kernel: &K, plan: &Plan) -> Result<(), StepError> {
         let attrs = Attrs { read_only: true, ..Attrs::default() };
         kernel.restrict(here(), "/", attrs).step(|| "make / read-only".into())?;
     }
-    Ok(())
+    Ok(shm)
 }
 
 fn relative(path: &str) -> &str {

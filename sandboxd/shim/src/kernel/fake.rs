@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::ffi::{CStr, CString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::{Errno, Result};
+use sandboxd_shim::plan::container::NodeKind;
 use sandboxd_shim::plan::{Attrs, Capabilities};
 
-use super::{Forked, Kernel, Kind};
+use super::{Change, Forked, Guest, Kernel, Kind, Last};
 
 /// Records each call as a line; one call may be told to fail.
 #[derive(Debug, Default)]
@@ -17,6 +19,8 @@ pub struct Fake {
     /// Paths that do not exist.
     pub missing: Vec<&'static str>,
     pub hard_limit: u64,
+    /// Capabilities the process has.
+    pub held: u64,
 }
 
 impl Fake {
@@ -173,11 +177,80 @@ impl Kernel for Fake {
     fn seccomp(&self, program: &[u8]) -> Result<()> {
         self.call(format!("seccomp {}", program.len()))
     }
-    fn only_fds(&self, _: BorrowedFd<'_>, keep: &[BorrowedFd<'_>]) -> Result<()> {
+    fn only_fds(&self, _: [BorrowedFd<'_>; 3], keep: &[BorrowedFd<'_>]) -> Result<()> {
         self.call(format!("only_fds {}", keep.len()))
     }
     fn exec(&self, _: BorrowedFd<'_>, name: &str) -> Result<Infallible> {
         self.call(format!("exec {name}"))?;
+        Err(Errno::NOEXEC)
+    }
+}
+
+impl Guest for Fake {
+    fn resolve(&self, _: BorrowedFd<'_>, path: &str, last: Last) -> Result<OwnedFd> {
+        if last == Last::Follow && self.missing.contains(&path) {
+            return Err(Errno::NOENT);
+        }
+        self.fd(format!("resolve {path}"))
+    }
+    fn target(&self, _: BorrowedFd<'_>) -> Result<String> {
+        Err(Errno::INVAL)
+    }
+    fn change(&self, _: BorrowedFd<'_>, path: &str, change: Change) -> Result<()> {
+        let recursive = if change.recursive { " recursive" } else { "" };
+        self.call(format!(
+            "change {path} +{:#x} -{:#x} {:#x}{recursive}",
+            change.set, change.clear, change.propagation
+        ))
+    }
+    fn make_node(
+        &self,
+        _: BorrowedFd<'_>,
+        path: &str,
+        kind: NodeKind,
+        mode: u32,
+        (major, minor): (u32, u32),
+    ) -> Result<()> {
+        self.call(format!("node {path} {kind:?} {mode:o} {major}:{minor}"))
+    }
+    fn put(&self, _: BorrowedFd<'_>, data: &[u8]) -> Result<()> {
+        self.call(format!("put {}", String::from_utf8_lossy(data)))
+    }
+    fn unlink(&self, _: BorrowedFd<'_>, path: &str) -> Result<()> {
+        self.call(format!("unlink {path}"))
+    }
+    fn own(&self, _: BorrowedFd<'_>, path: &str, uid: u32, gid: Option<u32>) -> Result<()> {
+        self.call(format!("own {path} {uid}:{gid:?}"))
+    }
+    fn enter_dir(&self, _: BorrowedFd<'_>) -> Result<()> {
+        self.call("fchdir".into())
+    }
+    fn terminal(&self, _: BorrowedFd<'_>, size: Option<(u16, u16)>) -> Result<(OwnedFd, OwnedFd)> {
+        Ok((self.fd(format!("terminal {size:?}"))?, self.fd("slave".into())?))
+    }
+    fn control(&self, _: BorrowedFd<'_>) -> Result<()> {
+        self.call("control".into())
+    }
+    fn default_signals(&self) -> Result<()> {
+        self.call("default signals".into())
+    }
+    fn keep_once(&self) -> Result<()> {
+        self.call("keep_once".into())
+    }
+    fn raise_ambient(&self, set: u64) -> Result<()> {
+        self.call(format!("ambient {set:#x}"))
+    }
+    fn drop_to(&self, sets: Capabilities) -> Result<()> {
+        self.call(format!("drop_to {:#x}", sets.permitted))
+    }
+    fn held(&self) -> Result<u64> {
+        Ok(self.held)
+    }
+    fn executable(&self, path: &CStr) -> Result<()> {
+        self.call(format!("executable {}", path.to_string_lossy()))
+    }
+    fn run(&self, path: &CStr, _: &[CString], _: &[CString]) -> Result<Infallible> {
+        self.call(format!("run {}", path.to_string_lossy()))?;
         Err(Errno::NOEXEC)
     }
 }

@@ -25,18 +25,60 @@ pub struct Linux;
 ///
 /// # Safety
 /// The arguments are what the call with this number takes, and its pointers are valid for it.
-unsafe fn syscall(number: libc::c_long, args: [usize; 5]) -> Result<usize> {
+pub unsafe fn syscall(number: libc::c_long, args: [usize; 5]) -> Result<usize> {
     // SAFETY: passed on to the caller.
     let result = unsafe { libc::syscall(number, args[0], args[1], args[2], args[3], args[4]) };
-    usize::try_from(result).map_err(|_| {
-        // SAFETY: errno of this thread, set by the failed call just now.
-        Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
-    })
+    usize::try_from(result).map_err(|_| last_errno())
+}
+
+/// Why the C library's last call failed.
+pub fn last_errno() -> Errno {
+    // SAFETY: errno of this thread.
+    Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
 }
 
 #[expect(clippy::cast_sign_loss, reason = "descriptors and flags in registers")]
-fn register(value: i32) -> usize {
+pub fn register(value: i32) -> usize {
     value as usize
+}
+
+/// linux/sched.h (5.7).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+impl Linux {
+    /// fork(2) whose child is born in a cgroup of v2. EBADF for the directory of another hierarchy.
+    pub fn fork_into(cgroup: BorrowedFd<'_>) -> Result<Forked> {
+        clone3(0, Some(cgroup))
+    }
+}
+
+/// clone3 with a pidfd, in the cgroup of v2 whose directory is given.
+fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked> {
+    let mut pidfd: i32 = -1;
+    // SAFETY: plain integers, for which zero means "not used".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags | u64::from(libc::CLONE_PIDFD.unsigned_abs());
+    args.pidfd = (&raw mut pidfd).addr() as u64;
+    // A sibling has the signal of this process; to name one is EINVAL.
+    if flags & u64::from(libc::CLONE_PARENT.unsigned_abs()) == 0 {
+        args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+    }
+    if let Some(dir) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(dir.as_raw_fd().unsigned_abs());
+    }
+    let address = (&raw mut args).expose_provenance();
+    (&raw mut pidfd).expose_provenance();
+    // SAFETY: the arguments live on this stack; without CLONE_VM the child gets its own copy of it. This
+    // process has one thread, so the child finds no lock held by a thread it does not have.
+    match unsafe { syscall(libc::SYS_clone3, [address, size_of::<libc::clone_args>(), 0, 0, 0]) }? {
+        0 => Ok(Forked::Child),
+        pid => {
+            // SAFETY: the kernel wrote a new descriptor that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Forked::Parent { pid: i32::try_from(pid).map_err(|_| Errno::OVERFLOW)?, pidfd })
+        }
+    }
 }
 
 impl Kernel for Linux {
@@ -52,24 +94,7 @@ impl Kernel for Linux {
     }
 
     fn clone3(&self, flags: u64) -> Result<Forked> {
-        let mut pidfd: i32 = -1;
-        // SAFETY: plain integers, for which zero means "not used".
-        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        args.flags = flags | u64::from(libc::CLONE_PIDFD.unsigned_abs());
-        args.pidfd = (&raw mut pidfd).addr() as u64;
-        args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
-        let address = (&raw mut args).expose_provenance();
-        (&raw mut pidfd).expose_provenance();
-        // SAFETY: the arguments live on this stack; without CLONE_VM the child gets its own copy of it. This
-        // process has one thread, so the child finds no lock held by a thread it does not have.
-        match unsafe { syscall(libc::SYS_clone3, [address, size_of::<libc::clone_args>(), 0, 0, 0]) }? {
-            0 => Ok(Forked::Child),
-            pid => {
-                // SAFETY: the kernel wrote a new descriptor that nobody else owns.
-                let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-                Ok(Forked::Parent { pid: i32::try_from(pid).map_err(|_| Errno::OVERFLOW)?, pidfd })
-            }
-        }
+        clone3(flags, None)
     }
 
     fn hostname(&self, name: &str) -> Result<()> {
@@ -130,9 +155,14 @@ impl Kernel for Linux {
     }
 
     fn pivot(&self, root: BorrowedFd<'_>) -> Result<()> {
+        let old =
+            rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::process::fchdir(root)?;
         rustix::process::pivot_root(".", ".")?;
-        // The old root now lies on top of the new one.
+        // The old root now lies on top of the new one. Private first: what is unmounted beneath a shared mount
+        // is unmounted beneath its peers too, and those are the host's.
+        rustix::process::fchdir(&old)?;
+        rustix::mount::mount_change(".", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         rustix::mount::unmount(".", UnmountFlags::DETACH)?;
         rustix::process::chdir("/")
     }
@@ -267,12 +297,7 @@ impl Kernel for Linux {
             Ok(()) | Err(Errno::INVAL) => {}
             Err(errno) => return Err(errno),
         }
-        let sets = CapabilitySets {
-            effective: CapabilitySet::from_bits_retain(sets.effective),
-            permitted: CapabilitySet::from_bits_retain(sets.permitted),
-            inheritable: CapabilitySet::from_bits_retain(sets.inheritable),
-        };
-        rustix::thread::set_capabilities(None, sets)
+        rustix::thread::set_capabilities(None, sets_of(sets))
     }
 
     fn hard_limit(&self, resource: u32) -> Result<u64> {
@@ -308,20 +333,20 @@ impl Kernel for Linux {
             .map(drop)
     }
 
-    fn only_fds(&self, null: BorrowedFd<'_>, keep: &[BorrowedFd<'_>]) -> Result<()> {
+    fn only_fds(&self, streams: [BorrowedFd<'_>; 3], keep: &[BorrowedFd<'_>]) -> Result<()> {
         const FIRST_KEPT: usize = 3;
         // Out of the way of the low numbers first, so that no dup3 closes what a later one copies.
         let above = |fd: BorrowedFd<'_>| {
             rustix::io::fcntl_dupfd_cloexec(fd, 64).map(std::os::fd::IntoRawFd::into_raw_fd)
         };
-        let null = above(null)?;
+        let streams = [above(streams[0])?, above(streams[1])?, above(streams[2])?];
         let mut high = Vec::with_capacity(keep.len());
         for fd in keep {
             high.push(above(*fd)?);
         }
-        for target in 0..FIRST_KEPT {
+        for (target, stream) in streams.into_iter().enumerate() {
             // SAFETY: takes no pointers.
-            unsafe { syscall(libc::SYS_dup3, [register(null), target, 0, 0, 0]) }?;
+            unsafe { syscall(libc::SYS_dup3, [register(stream), target, 0, 0, 0]) }?;
         }
         for (target, fd) in (FIRST_KEPT..).zip(high) {
             // SAFETY: takes no pointers.
@@ -347,6 +372,15 @@ impl Kernel for Linux {
         // SAFETY: NULL-terminated arrays of NUL-terminated strings that outlive the call.
         unsafe { syscall(libc::SYS_execveat, args) }?;
         Err(Errno::NOSYS)
+    }
+}
+
+/// The sets that capset(2) takes.
+pub fn sets_of(sets: Capabilities) -> CapabilitySets {
+    CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(sets.effective),
+        permitted: CapabilitySet::from_bits_retain(sets.permitted),
+        inheritable: CapabilitySet::from_bits_retain(sets.inheritable),
     }
 }
 

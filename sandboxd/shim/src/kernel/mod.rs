@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 pub mod fake;
+mod guest;
 mod linux;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -11,7 +12,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Result;
 use sandboxd_shim::plan::{Attrs, Capabilities};
 
-pub use linux::{Linux, here};
+pub use guest::{Change, Guest, Last, PRIVATE};
+pub use linux::{Linux, here, last_errno};
 
 /// What clone3(2) made of this process.
 #[derive(Debug)]
@@ -32,7 +34,7 @@ pub trait Kernel {
     // Namespaces.
     fn unshare(&self, flags: i32) -> Result<()>;
     fn join(&self, namespace: BorrowedFd<'_>, flag: i32) -> Result<()>;
-    /// clone3 with a pidfd and no shared memory: fork(2) with namespaces.
+    /// clone3 with a pidfd and no shared memory: fork(2) with namespaces, or with CLONE_PARENT.
     fn clone3(&self, flags: u64) -> Result<Forked>;
     fn hostname(&self, name: &str) -> Result<()>;
 
@@ -46,7 +48,7 @@ pub trait Kernel {
     fn restrict(&self, dir: BorrowedFd<'_>, path: &str, attrs: Attrs) -> Result<()>;
     /// All of the mount namespace becomes private.
     fn make_private(&self) -> Result<()>;
-    /// pivot_root onto `root` and detaches what was the root before.
+    /// pivot_root onto `root` and detaches what was the root before, with no effect on anybody's copy of it.
     fn pivot(&self, root: BorrowedFd<'_>) -> Result<()>;
     fn detach(&self, path: &str) -> Result<()>;
 
@@ -85,9 +87,9 @@ pub trait Kernel {
     fn limit(&self, resource: u32, soft: u64, hard: u64) -> Result<()>;
     fn no_new_privs(&self) -> Result<()>;
     fn seccomp(&self, program: &[u8]) -> Result<()>;
-    /// Puts `null` on 0, 1 and 2 and the others on 3 upwards; everything else is closed. All from 3 on are
+    /// Puts `streams` on 0, 1 and 2 and the others on 3 upwards; everything else is closed. All from 3 on are
     /// close-on-exec.
-    fn only_fds(&self, null: BorrowedFd<'_>, keep: &[BorrowedFd<'_>]) -> Result<()>;
+    fn only_fds(&self, streams: [BorrowedFd<'_>; 3], keep: &[BorrowedFd<'_>]) -> Result<()>;
     /// execveat of a descriptor, without environment. Returns only on an error.
     fn exec(&self, file: BorrowedFd<'_>, name: &str) -> Result<std::convert::Infallible>;
 }

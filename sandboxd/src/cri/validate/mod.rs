@@ -3,6 +3,7 @@
 //! A refusal names the field's path, its value, the reason and what to do ([`Invalid`]). Nothing here
 //! touches the node: what must be known of it comes in [`Host`].
 
+mod container;
 mod identity;
 mod namespaces;
 mod network;
@@ -20,6 +21,8 @@ use sandboxd_api::cri;
 
 use crate::pod::spec::PodSpec;
 
+pub use container::container_spec;
+pub use resources::resources;
 pub use why::{Invalid, Why};
 
 /// What validation must know of the node.
@@ -71,8 +74,8 @@ pub fn pod_spec(
         annotations: identity::pairs("config.annotations", config.annotations)?,
         cgroup_parent: cgroup_parent(linux.cgroup_parent)?,
         sysctls: sysctls::sysctls(linux.sysctls, &namespaces)?,
-        resources: resources::resources("config.linux.resources", linux.resources)?,
-        overhead: resources::resources("config.linux.overhead", linux.overhead)?,
+        resources: resources("config.linux.resources", linux.resources)?,
+        overhead: resources("config.linux.overhead", linux.overhead)?,
         security: security::security(context, namespaces.user.as_ref(), host)?,
         metadata,
         handler,

@@ -5,7 +5,7 @@ use sandboxd_api::cri::{self, NamespaceMode};
 use super::{Invalid, Why, known};
 use crate::pod::spec::{IdMap, IdMappings, IpcMode, Namespaces, NetworkMode, PidMode};
 
-const OPTIONS: &str = "config.linux.security_context.namespace_options";
+pub(super) const OPTIONS: &str = "config.linux.security_context.namespace_options";
 
 /// Unset options are the CRI's default, mode POD for all and the node's user namespace.
 pub(super) fn namespaces(options: Option<&cri::NamespaceOption>) -> Result<Namespaces, Invalid> {
@@ -48,7 +48,7 @@ pub(super) fn namespaces(options: Option<&cri::NamespaceOption>) -> Result<Names
 }
 
 /// `userns_options`: POD with one mapping each, equal for uids and gids; NODE with none.
-fn userns(options: &cri::UserNamespace) -> Result<Option<IdMappings>, Invalid> {
+pub(super) fn userns(options: &cri::UserNamespace) -> Result<Option<IdMappings>, Invalid> {
     let field = |name: &str| format!("{OPTIONS}.userns_options.{name}");
     match known(&field("mode"), options.mode)? {
         NamespaceMode::Pod => {}
@@ -90,7 +90,7 @@ fn mapping(field: &str, maps: &[cri::IdMapping]) -> Result<IdMap, Invalid> {
 }
 
 /// Shows mappings as lines of a uid_map: "container host length".
-struct Lines<'a>(&'a [cri::IdMapping]);
+pub(super) struct Lines<'a>(pub(super) &'a [cri::IdMapping]);
 
 impl std::fmt::Debug for Lines<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -17,10 +17,9 @@ const OOM_SCORE_ADJ: (i64, i64) = (-1000, 1000);
 const CPU_LIST_MAX: usize = 4095;
 const ENTRIES_MAX: usize = 256;
 
-pub(super) fn resources(
-    field: &str,
-    resources: Option<cri::LinuxContainerResources>,
-) -> Result<Resources, Invalid> {
+/// # Errors
+/// The first field that no cgroup can carry out.
+pub fn resources(field: &str, resources: Option<cri::LinuxContainerResources>) -> Result<Resources, Invalid> {
     let Some(r) = resources else { return Ok(Resources::default()) };
     let at = |name: &str| format!("{field}.{name}");
     let cpu_period = range(&at("cpu_period"), r.cpu_period, CPU_PERIOD)?;

@@ -11,9 +11,9 @@ use sandboxd_api::cri::{self, security_profile::ProfileType};
 use super::{Host, Invalid, Why, absolute, count, known, text};
 use crate::pod::spec::{IdMappings, Seccomp, Security};
 
-const CONTEXT: &str = "config.linux.security_context";
+pub(super) const CONTEXT: &str = "config.linux.security_context";
 /// `NGROUPS_MAX`, setgroups(2).
-const GROUPS_MAX: usize = 65_536;
+pub(super) const GROUPS_MAX: usize = 65_536;
 
 pub(super) fn security(
     context: cri::LinuxSandboxSecurityContext,
@@ -49,12 +49,13 @@ pub(super) fn security(
         supplemental_groups,
         readonly_rootfs: context.readonly_rootfs,
         privileged: context.privileged,
-        seccomp: seccomp(context.seccomp, context.seccomp_profile_path)?,
+        // Neither: the runtime's default.
+        seccomp: seccomp(context.seccomp, context.seccomp_profile_path)?.unwrap_or_default(),
     })
 }
 
 /// A uid or gid: any but 4294967295, which setuid(2) and chown(2) take for "none".
-fn id(field: &str, value: i64, maps: Option<&[crate::pod::spec::IdMap]>) -> Result<u32, Invalid> {
+pub(super) fn id(field: &str, value: i64, maps: Option<&[crate::pod::spec::IdMap]>) -> Result<u32, Invalid> {
     let id = u32::try_from(value).ok().filter(|id| *id != u32::MAX);
     let Some(id) = id else { return Err(Invalid::new(field, value, Why::IdRange)) };
     if let Some(maps) = maps
@@ -66,16 +67,19 @@ fn id(field: &str, value: i64, maps: Option<&[crate::pod::spec::IdMap]>) -> Resu
     Ok(id)
 }
 
-/// `seccomp`, or the deprecated path where that alone is set. Neither: the runtime's default.
-fn seccomp(profile: Option<cri::SecurityProfile>, path: String) -> Result<Seccomp, Invalid> {
+/// `seccomp`, or the deprecated path where that alone is set.
+pub(super) fn seccomp(
+    profile: Option<cri::SecurityProfile>,
+    path: String,
+) -> Result<Option<Seccomp>, Invalid> {
     let from_path = seccomp_path(path.clone())?;
     let from_profile = profile.map(seccomp_profile).transpose()?;
     match (from_profile, from_path) {
         (Some(profile), Some(other)) if profile != other => {
             Err(Invalid::new(format!("{CONTEXT}.seccomp_profile_path"), path, Why::SeccompContradiction))
         }
-        (Some(chosen), _) | (None, Some(chosen)) => Ok(chosen),
-        (None, None) => Ok(Seccomp::default()),
+        (Some(chosen), _) | (None, Some(chosen)) => Ok(Some(chosen)),
+        (None, None) => Ok(None),
     }
 }
 

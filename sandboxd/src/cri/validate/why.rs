@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A `PodSandboxConfig` that cannot be carried out as it stands.
+/// A `PodSandboxConfig` or `ContainerConfig` that cannot be carried out as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} = {value}: {why}")]
 pub struct Invalid {
@@ -17,7 +17,7 @@ pub struct Invalid {
 const SHOWN: usize = 200;
 
 impl Invalid {
-    pub(super) fn new(field: impl Into<String>, value: impl fmt::Debug, why: Why) -> Self {
+    pub(in crate::cri) fn new(field: impl Into<String>, value: impl fmt::Debug, why: Why) -> Self {
         let mut value = format!("{value:?}");
         if value.len() > SHOWN {
             let cut = value.floor_char_boundary(SHOWN);
@@ -163,6 +163,11 @@ pub enum Why {
     #[error("SELinux labels are not applied to the infra container: leave them out")]
     SelinuxUnsupported,
 
+    #[error("a terminal has one stream for both: leave stderr out, it comes with stdout")]
+    StderrOfTerminal,
+    #[error("no stream is asked for: set one of the three")]
+    NoStream,
+
     #[error("out of range: use {min} to {max}, or 0 for unset")]
     Range { min: i64, max: i64 },
     #[error("not a quota: use 1000 microseconds or more, -1 for no limit, or 0 for unset")]
@@ -179,6 +184,71 @@ pub enum Why {
     PageSize,
     #[error("given twice: keep one")]
     Twice,
+    #[error("contains a NUL byte, which ends a string for the kernel: remove it")]
+    Nul,
+    #[error("not UTF-8, as the OCI runtime spec wants its environment: encode it, in base64 for example")]
+    NotText,
+    #[error("contains '=', which ends a variable's name: remove it")]
+    EnvName,
+    #[error("longer than {max} bytes together: pass fewer or shorter ones")]
+    TooMuch { max: usize },
+    #[error("would cover the container's whole root: mount beneath it")]
+    MountOnRoot,
+    #[error("a mount has one source: give host_path or image, not both")]
+    TwoSources,
+    #[error("a mount needs a source: give host_path or image")]
+    NoSource,
+    #[error("only for a mount with an image: leave it empty")]
+    SubPathWithoutImage,
+    #[error("not beneath the image's root: write a relative path without '..'")]
+    SubPath,
+    #[error("an image is mounted private to the container: use PROPAGATION_PRIVATE")]
+    ImagePropagation,
+    #[error("recursive_read_only needs readonly beside it (CRI): set both, or neither")]
+    RecursiveWithoutReadonly,
+    #[error("recursive_read_only needs PROPAGATION_PRIVATE (CRI): correct one of them")]
+    RecursivePropagation,
+    #[error("not a mount option that a volume may have: use nosuid, nodev, noexec, or fields of their own")]
+    MountOption,
+    #[error("the pod has the node's user namespace, nothing is mapped: leave it empty")]
+    MappingWithoutUserns,
+    #[error("not the pod's mapping ({pod}), by which its mounts are mapped: make the two equal")]
+    MappingNotPods { pod: String },
+    #[error("relabelling files for SELinux is not done by this version: leave it out")]
+    RelabelUnsupported,
+    #[error("not permissions of a device: use letters of \"rwm\", each once")]
+    DevicePermissions,
+    #[error("not a device's CDI name: write vendor/class=device, such as \"example.com/gpu=0\"")]
+    CdiName,
+    #[error("given both, and only one may be (CRI): clear one of run_as_user and run_as_username")]
+    TwoUsers,
+    #[error("not a user's name or number in the image: remove ':' and white space")]
+    UserName,
+    #[error("not a capability: use the names of capabilities(7), with or without CAP_, or ALL")]
+    Capability,
+    #[error("the pod is not privileged: set privileged in the pod's security context too, or in neither")]
+    PrivilegedInPod,
+    #[error("containers share the pod's namespace, which is {pod}: make the two equal")]
+    NotThePods { pod: &'static str },
+    #[error("the pod does not share the node's pid namespace: use NODE for the pod too")]
+    PidNode,
+    #[error("mode TARGET needs the id of a container of the pod: set it")]
+    TargetMissing,
+    #[error("only for pid mode TARGET: leave it empty")]
+    TargetUnused,
+    #[error("contradicts config.linux.security_context.apparmor: leave this deprecated field empty")]
+    AppArmorContradiction,
+    #[error(
+        "not an AppArmor profile: use \"runtime/default\", \"unconfined\" or \"localhost/\" and a loaded profile's name"
+    )]
+    AppArmorProfile,
+    #[error(
+        "this node has AppArmor, but this version brings no default profile: load one and use Localhost, or use Unconfined"
+    )]
+    AppArmorNoDefault,
+    #[error("not part of an SELinux label: letters, digits and \"_.,:-\" only")]
+    SelinuxLabel,
+
     #[error("not the name of a cgroup file, such as \"memory.high\": correct it")]
     UnifiedName,
 }

@@ -34,6 +34,7 @@ async fn add_error(bed: &Bed, settings: NetworkSettings) -> NetworkError {
     error
 }
 
+// cri: PortMapping.protocol, PortMapping.host_ip
 #[tokio::test]
 async fn the_chain_is_told_everything_and_undone_in_reverse() {
     let bed = chain();
@@ -41,8 +42,9 @@ async fn the_chain_is_told_everything_and_undone_in_reverse() {
     network.set_pod_cidrs(vec!["10.0.0.0/24".into(), "fd00::/64".into()]);
     let mut spec = spec();
     spec.dns.servers = vec!["10.96.0.10".into()];
+    let host_ip = Some("10.9.8.7".parse().unwrap());
     spec.port_mappings = vec![
-        PortMapping { protocol: Protocol::Udp, container_port: 53, host_port: 5353, host_ip: None },
+        PortMapping { protocol: Protocol::Udp, container_port: 53, host_port: 5353, host_ip },
         PortMapping { protocol: Protocol::Tcp, container_port: 80, host_port: 0, host_ip: None },
     ];
     spec.annotations.insert("kubernetes.io/ingress-bandwidth".into(), "10M".into());
@@ -68,7 +70,7 @@ async fn the_chain_is_told_everything_and_undone_in_reverse() {
     assert!(bed.log("one.ADD.in").contains("\"mtu\":1.4e3"), "as written");
     assert_eq!((&one["name"], &one["cniVersion"]), (&json!("net"), &json!("1.0.0")));
     assert!(one.get("prevResult").is_none() && one.get("capabilities").is_none());
-    let ports = json!([{"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": ""}]);
+    let ports = json!([{"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "10.9.8.7"}]);
     assert_eq!(one["runtimeConfig"], json!({ "portMappings": ports }), "only what it declares");
     let two: Value = serde_json::from_str(&bed.log("two.ADD.in")).unwrap();
     assert!(bed.log("two.ADD.in").contains("\"odd\": 1.50"), "prevResult is byte for byte");

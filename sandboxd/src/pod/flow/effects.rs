@@ -45,6 +45,8 @@ pub(crate) trait Effects: Send + Sync + std::fmt::Debug {
     /// Where the pod's cgroup will be.
     fn plan_cgroup(&self, pod: &Pod) -> Result<String, CgroupError>;
     async fn create_cgroup(&self, pod: &Pod) -> Result<Arc<dyn Cgroup>, CgroupError>;
+    /// Sets the limits of the pod's cgroup anew.
+    async fn update_cgroup(&self, pod: &Pod) -> Result<(), CgroupError>;
     async fn remove_cgroup(&self, pod: &Pod) -> Result<(), CgroupError>;
     /// Kills what runs in the pod's cgroup: for pods whose shim cannot be asked to.
     async fn end_processes(&self, pod: &Pod) -> Result<(), CgroupError>;

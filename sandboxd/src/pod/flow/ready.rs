@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::{Base, chain};
+use crate::cgroup::merge;
+use crate::pod::driver::Limits;
 use crate::pod::error::PodError;
 use crate::pod::model::{NsKind, Pod, PodState, StepName};
 use crate::runtime::{Exit, Infra};
@@ -48,6 +50,10 @@ impl Ready {
         &self.base.pod
     }
 
+    pub(in crate::pod) fn infra(&self) -> Option<Arc<dyn Infra>> {
+        self.infra.clone()
+    }
+
     /// Waits for the end of the infra container; for ever where there is none.
     pub(in crate::pod) async fn ended(&self) -> Exit {
         match &self.infra {
@@ -73,6 +79,27 @@ impl Ready {
             tracing::warn!(pod = %self.base.pod.id, error = chain(&error), "the journal keeps an older state");
         }
         self.base.publish();
+    }
+
+    /// Gives the pod's cgroup new limits and keeps them in its record.
+    pub(in crate::pod) async fn update(&mut self, limits: &Limits) -> Result<(), PodError> {
+        if self.base.pod.state != PodState::Ready {
+            return Err(PodError::NotReady { id: self.base.pod.id.to_string() });
+        }
+        let mut pod = self.base.pod.clone();
+        pod.spec.resources = merge(&pod.spec.resources, &limits.resources);
+        pod.spec.overhead = merge(&pod.spec.overhead, &limits.overhead);
+        let effects = &self.base.effects;
+        effects.update_cgroup(&pod).await.map_err(|error| PodError::Update(Box::new(error)))?;
+        if let Err(error) = effects.journal(&pod, StepName::Ready) {
+            if let Err(error) = effects.update_cgroup(&self.base.pod).await {
+                tracing::warn!(pod = %pod.id, error = chain(&error), "the new limits stay");
+            }
+            return Err(PodError::Journal(error));
+        }
+        self.base.pod = pod;
+        self.base.publish();
+        Ok(())
     }
 
     /// Ends the pod's processes and gives its network, namespaces and cgroup back. Idempotent.

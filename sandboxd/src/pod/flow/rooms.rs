@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,9 +76,13 @@ impl Effects for Rooms {
         let hostname = hostname(pod)?;
         let resolv_conf =
             dns::resolv_conf(&pod.spec.dns, Path::new(HOST_RESOLV_CONF)).map_err(PodError::Network)?;
-        for (name, content) in [("resolv.conf", resolv_conf.as_slice()), ("hostname", hostname.as_bytes())] {
+        let line = format!("{hostname}\n");
+        for (name, content) in [("resolv.conf", resolv_conf.as_slice()), ("hostname", line.as_bytes())] {
             let path = dir.join(name);
-            fs::write(&path, content).map_err(io_error(format!("writing {}", path.display())))?;
+            // For everybody in the pod's containers, whatever umask the daemon has.
+            fs::write(&path, content)
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
+                .map_err(io_error(format!("writing {}", path.display())))?;
         }
         let made_log_directory = match &pod.spec.log_directory {
             Some(path) if !path.exists() => {
@@ -129,6 +133,13 @@ impl Effects for Rooms {
         let (resources, overhead) = (pod.spec.resources.clone(), pod.spec.overhead.clone());
         let made = blocking(move || cgroups.create(&path, &resources, &overhead)).await?;
         Ok(Arc::new(made))
+    }
+
+    async fn update_cgroup(&self, pod: &Pod) -> Result<(), CgroupError> {
+        let path = self.cgroups.plan(&pod.spec.cgroup_parent, &pod.id)?;
+        let cgroups = self.cgroups.clone();
+        let (resources, overhead) = (pod.spec.resources.clone(), pod.spec.overhead.clone());
+        blocking(move || cgroups.update(&path, &resources, &overhead)).await
     }
 
     async fn remove_cgroup(&self, pod: &Pod) -> Result<(), CgroupError> {

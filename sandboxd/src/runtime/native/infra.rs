@@ -12,6 +12,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::link::{self, Link, failed, problem};
+use super::task::NativeTask;
 use crate::container::model::ContainerId;
 use crate::pod::model::{NsKind, Sysfs};
 use crate::runtime::task::{Adopted, Task, TaskPlan};
@@ -27,7 +28,7 @@ const KILL: Duration = Duration::from_secs(20);
 /// One infra container.
 #[derive(Debug)]
 pub struct NativeInfra {
-    link: Link,
+    link: Arc<Link>,
     shim_pid: i32,
     shim: AsyncFd<OwnedFd>,
     infra_pid: i32,
@@ -55,7 +56,7 @@ impl NativeInfra {
                 .map_err(|source| RuntimeError::Io { action: "watching a process of the pod".into(), source })
         };
         Ok(Self {
-            link: parts.link,
+            link: Arc::new(parts.link),
             shim_pid: parts.shim_pid,
             shim: watch(parts.shim)?,
             infra_pid: parts.infra_pid,
@@ -66,7 +67,7 @@ impl NativeInfra {
     }
 }
 
-fn of_proto(exit: proto::Exit) -> Exit {
+pub fn of_proto(exit: proto::Exit) -> Exit {
     match exit {
         proto::Exit::Code(code) => Exit::Code(code),
         proto::Exit::Signal(signal) => Exit::Signal(signal),
@@ -75,7 +76,7 @@ fn of_proto(exit: proto::Exit) -> Exit {
 }
 
 /// Waits until the process behind a pidfd has ended.
-async fn ended(pidfd: &AsyncFd<OwnedFd>) {
+pub async fn ended(pidfd: &AsyncFd<OwnedFd>) {
     // An error here means that the reactor is gone, and with it everybody who waits.
     let _ = pidfd.readable().await;
 }
@@ -139,12 +140,23 @@ impl Infra for NativeInfra {
         self.link.exit().map_or(Exit::Unknown, of_proto)
     }
 
-    async fn create_container(&self, _: TaskPlan) -> Result<Arc<dyn Task>, RuntimeError> {
-        Err(RuntimeError::Unsupported { what: "containers are not made yet".into() })
+    async fn shm(&self) -> Result<OwnedFd, RuntimeError> {
+        let mut answer = self.link.call(&Request::Shm, &[], STATE).await?;
+        match (answer.reply, answer.fds.pop()) {
+            (Reply::Done, Some(shm)) => Ok(shm),
+            (Reply::NotDone(failure), _) => Err(super::failure(failure)),
+            (other, _) => Err(problem(format!("answered Shm with {other:?}"))),
+        }
     }
 
-    async fn adopt_container(&self, _: &ContainerId) -> Result<Option<Adopted>, RuntimeError> {
-        Ok(None)
+    async fn create_container(&self, plan: TaskPlan) -> Result<Arc<dyn Task>, RuntimeError> {
+        let task = NativeTask::create(&self.link, plan, self.namespace(NsKind::User)?).await?;
+        Ok(Arc::new(task))
+    }
+
+    async fn adopt_container(&self, id: &ContainerId) -> Result<Option<Adopted>, RuntimeError> {
+        let adopted = NativeTask::adopt(&self.link, id).await?;
+        Ok(adopted.map(|(task, started)| Adopted { task: Arc::new(task), started }))
     }
 }
 

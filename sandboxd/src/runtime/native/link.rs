@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use sandboxd_shim::proto::{self, Exit, ProtoError, Refusal, Reply, Request, SOCKET_NAME};
+use sandboxd_shim::proto::{self, Exit, MAX_MESSAGE, ProtoError, Refusal, Reply, Request, SOCKET_NAME};
 use sandboxd_shim::wire;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
@@ -104,9 +104,32 @@ impl Link {
         fds: &[BorrowedFd<'_>],
         deadline: Duration,
     ) -> Result<Answer, RuntimeError> {
-        let bytes = proto::encode(request).map_err(|error| RuntimeError::Unsupported {
-            what: format!("the pod's request to its shim is too large: {error}"),
-        })?;
+        let answer = self.ask(request, fds, deadline).await?;
+        match answer.reply {
+            Reply::Refused(refusal) => Err(refused(refusal)),
+            _ => Ok(answer),
+        }
+    }
+
+    /// As [`Link::call`]; a refusal is an answer.
+    pub async fn ask(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        deadline: Duration,
+    ) -> Result<Answer, RuntimeError> {
+        let mut bytes = proto::encode_any(request).map_err(too_large)?;
+        let far;
+        let mut with_far;
+        let mut fds = fds;
+        if bytes.len() > MAX_MESSAGE {
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            far = wire::seal(&bytes).map_err(|errno| failed("sealing a long request".into(), errno))?;
+            bytes = proto::encode(&Request::Far { length }).map_err(too_large)?;
+            with_far = vec![far.as_fd()];
+            with_far.extend(fds);
+            fds = &with_far;
+        }
         let mut unread = self.unread.lock().await;
         let exchange = async {
             while *unread > 0 {
@@ -130,7 +153,6 @@ impl Link {
             Ok(Ok(Some(received))) => received,
         };
         match proto::decode(&received.bytes) {
-            Ok(Reply::Refused(refusal)) => Err(refused(refusal)),
             Ok(reply @ (Reply::Killed { exit } | Reply::State { exit: Some(exit), .. })) => {
                 let _ = self.exit.set(exit);
                 Ok(Answer { reply, fds: received.fds })
@@ -171,14 +193,22 @@ pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
-fn refused(refusal: Refusal) -> RuntimeError {
+fn too_large(error: ProtoError) -> RuntimeError {
+    RuntimeError::Unsupported { what: format!("the pod's request to its shim is too large: {error}") }
+}
+
+pub fn refused(refusal: Refusal) -> RuntimeError {
     problem(match refusal {
         Refusal::NotCreated => "has made no infra container yet".into(),
         Refusal::AlreadyCreated => "has made its infra container already".into(),
-        Refusal::AlreadyStarted => "has started its infra container already".into(),
-        Refusal::Ended => "has seen its infra container end".into(),
+        Refusal::AlreadyStarted => "has started it already".into(),
+        Refusal::Ended => "has seen it end".into(),
         Refusal::Version(ours) => format!("does not speak protocol version {ours}: it is of another release"),
         Refusal::Malformed => "did not understand the daemon".into(),
+        Refusal::Unknown => "knows no such container or process".into(),
+        Refusal::Exists => "has such a container already".into(),
+        Refusal::NotStarted => "has not started the container yet".into(),
+        Refusal::NoStream => "has no such stream".into(),
     })
 }
 

@@ -12,10 +12,15 @@
 //! The shim's standard input is a socket of its own; every other descriptor of the daemon is close-on-exec from
 //! the moment it exists, so pods that are made at the same time inherit nothing of each other.
 
+mod cgroups;
+pub(super) mod container;
 mod infra;
-mod link;
-mod plan;
-mod spawn;
+pub(super) mod link;
+mod mounts;
+pub(super) mod plan;
+pub(super) mod process;
+pub(super) mod spawn;
+pub(super) mod task;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -23,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sandboxd_shim::proto::{Failure, Reply, Request, SelfTest};
+use sandboxd_shim::proto::{Failure, Reply, Request, SAID, SelfTest};
 
 use super::{HandlerFeatures, Infra, InfraPlan, Runtime, RuntimeError};
 use crate::pod::model::PodId;
@@ -91,6 +96,12 @@ impl NativeRuntime {
         if !warnings.is_empty() {
             self.warned.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// The shim's binary.
+    #[must_use]
+    pub fn shim(&self) -> &Path {
+        &self.shim
     }
 
     /// What the self-test found: each failure as one line of words.
@@ -191,6 +202,18 @@ impl Runtime for NativeRuntime {
 
 fn errno(failure: &Failure) -> std::io::Error {
     std::io::Error::from_raw_os_error(failure.errno)
+}
+
+/// A failure in a container, or in the shim on its behalf.
+pub(super) fn container_failure(failure: Failure) -> RuntimeError {
+    if failure.errno == SAID {
+        return RuntimeError::Command { message: failure.step };
+    }
+    let source = errno(&failure);
+    match failure.pid {
+        Some(pid) => RuntimeError::InContainer { step: failure.step, pid, source },
+        None => RuntimeError::Io { action: format!("{} (in the pod's shim)", failure.step), source },
+    }
 }
 
 /// A shim's failure in the daemon's words.

@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::OnceLock;
 
 use oci_spec::runtime::{
     Linux, LinuxIdMapping, LinuxNamespaceType, LinuxSeccomp, Mount, PosixRlimitType, Process as OciProcess,
@@ -24,7 +23,7 @@ use crate::runtime::{InfraPlan, RuntimeError, capabilities, seccomp, spec};
 const ROOTFS_BYTES: u64 = 256 * 1024;
 /// Longest resolv.conf or hostname file, in bytes: both travel in the plan.
 const MAX_FILE: usize = 16 * 1024;
-const DEVICES: [(&str, u32, u32); 6] = [
+pub const DEVICES: [(&str, u32, u32); 6] = [
     ("/dev/null", 1, 3),
     ("/dev/zero", 1, 5),
     ("/dev/full", 1, 7),
@@ -32,7 +31,7 @@ const DEVICES: [(&str, u32, u32); 6] = [
     ("/dev/urandom", 1, 9),
     ("/dev/tty", 5, 0),
 ];
-const LINKS: [(&str, &str); 5] = [
+pub const LINKS: [(&str, &str); 5] = [
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
@@ -92,7 +91,7 @@ pub fn prepare(infra: &InfraPlan) -> Result<Prepared, RuntimeError> {
     Ok(Prepared { plan, fds, warnings })
 }
 
-fn unsupported(what: impl std::fmt::Display) -> RuntimeError {
+pub fn unsupported(what: impl std::fmt::Display) -> RuntimeError {
     RuntimeError::Unsupported { what: format!("the native runtime does not support {what}") }
 }
 
@@ -113,6 +112,13 @@ fn refuse(oci: &Spec, linux: &Linux, process: &OciProcess) -> Result<(), Runtime
         (process.terminal().unwrap_or(false), "a terminal"),
         (process.apparmor_profile().is_some(), "an AppArmor profile"),
         (process.selinux_label().is_some(), "an SELinux label"),
+        (
+            process
+                .capabilities()
+                .as_ref()
+                .is_some_and(|sets| sets.ambient().as_ref().is_some_and(|set| !set.is_empty())),
+            "ambient capabilities of the infra container",
+        ),
         (process.io_priority().is_some(), "an I/O priority"),
         (process.scheduler().is_some(), "a scheduler"),
         (process.exec_cpu_affinity().is_some(), "execCPUAffinity"),
@@ -212,7 +218,7 @@ fn mount(oci: &Mount, namespaces: &Namespaces, fds: &mut Vec<OwnedFd>) -> Result
 }
 
 /// A detached copy of a mount of the host.
-fn detached(source: &Path, recursive: bool) -> Result<OwnedFd, RuntimeError> {
+pub fn detached(source: &Path, recursive: bool) -> Result<OwnedFd, RuntimeError> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     open_tree(CWD, source, flags).map_err(|errno| io(format!("taking the mount {}", source.display()), errno))
@@ -228,14 +234,16 @@ fn host_mqueue() -> Result<OwnedFd, RuntimeError> {
 }
 
 fn process(oci: &OciProcess, linux: &Linux, warnings: &mut Vec<String>) -> Result<Process, RuntimeError> {
+    let seccomp = linux.seccomp().as_ref().map(|profile| filter(profile, warnings)).transpose()?;
+    Ok(process_with(oci, seccomp))
+}
+
+/// The process of a spec, under a compiled filter.
+pub fn process_with(oci: &OciProcess, seccomp: Option<Vec<u8>>) -> Process {
     let set = |set: &Option<oci_spec::runtime::Capabilities>| set.as_ref().map_or(0, capabilities::bits);
     let sets = oci.capabilities().as_ref();
-    if sets.is_some_and(|sets| set(sets.ambient()) != 0) {
-        return Err(unsupported("ambient capabilities"));
-    }
-    let seccomp = linux.seccomp().as_ref().map(|profile| filter(profile, warnings)).transpose()?;
     let limits = oci.rlimits().iter().flatten();
-    Ok(Process {
+    Process {
         uid: oci.user().uid(),
         gid: oci.user().gid(),
         groups: oci.user().additional_gids().clone().unwrap_or_default(),
@@ -244,6 +252,7 @@ fn process(oci: &OciProcess, linux: &Linux, warnings: &mut Vec<String>) -> Resul
             permitted: sets.map_or(0, |sets| set(sets.permitted())),
             effective: sets.map_or(0, |sets| set(sets.effective())),
             inheritable: sets.map_or(0, |sets| set(sets.inheritable())),
+            ambient: sets.map_or(0, |sets| set(sets.ambient())),
         },
         no_new_privs: oci.no_new_privileges().unwrap_or(false),
         seccomp,
@@ -252,7 +261,7 @@ fn process(oci: &OciProcess, linux: &Linux, warnings: &mut Vec<String>) -> Resul
             .collect(),
         oom_score_adj: oci.oom_score_adj(),
         umask: oci.user().umask().unwrap_or(0o022),
-    })
+    }
 }
 
 /// Compiles the default seccomp profile ahead of the first pod.
@@ -260,22 +269,16 @@ pub fn warm() -> Result<(), RuntimeError> {
     filter(&seccomp::default::profile(), &mut Vec::new()).map(drop)
 }
 
-/// The compiled filter. The default profile is the same for every pod: compiled once, it takes a millisecond.
-fn filter(profile: &LinuxSeccomp, warnings: &mut Vec<String>) -> Result<Vec<u8>, RuntimeError> {
-    static DEFAULT: OnceLock<(LinuxSeccomp, Vec<u8>)> = OnceLock::new();
-    if let Some((known, program)) = DEFAULT.get()
-        && known == profile
-    {
-        return Ok(program.clone());
+/// The compiled filter.
+pub fn filter(profile: &LinuxSeccomp, warnings: &mut Vec<String>) -> Result<Vec<u8>, RuntimeError> {
+    let filter = seccomp::compiled(profile).map_err(seccomp::SeccompError::unsupported)?;
+    // Which names of the default profile this libseccomp is too old for is no news for an operator.
+    let unknown = filter.unknown.iter().filter(|name| !seccomp::default::names(name)).cloned();
+    let unknown: Vec<String> = unknown.collect();
+    if !unknown.is_empty() {
+        warnings.push(format!("seccomp profile: calls unknown to libseccomp: {}", unknown.join(", ")));
     }
-    let filter = seccomp::compile(profile).map_err(seccomp::SeccompError::unsupported)?;
-    if *profile == seccomp::default::profile() {
-        // Which of its names this libseccomp is too old for is no news for an operator.
-        let _ = DEFAULT.set((profile.clone(), filter.program.clone()));
-    } else if !filter.unknown.is_empty() {
-        warnings.push(format!("seccomp profile: calls unknown to libseccomp: {}", filter.unknown.join(", ")));
-    }
-    Ok(filter.program)
+    Ok(filter.program.clone())
 }
 
 fn resource(typ: PosixRlimitType) -> u32 {
@@ -321,13 +324,13 @@ fn file(path: &str, data: Vec<u8>) -> Result<File, RuntimeError> {
     Ok(File { path: path.to_owned(), mode: 0o644, data })
 }
 
-fn text(path: &Path) -> Result<String, RuntimeError> {
+pub fn text(path: &Path) -> Result<String, RuntimeError> {
     path.to_str()
         .map(str::to_owned)
         .ok_or_else(|| unsupported(format_args!("the path {}: not UTF-8", path.display())))
 }
 
-fn io(action: String, errno: rustix::io::Errno) -> RuntimeError {
+pub fn io(action: String, errno: rustix::io::Errno) -> RuntimeError {
     RuntimeError::Io { action, source: errno.into() }
 }
 

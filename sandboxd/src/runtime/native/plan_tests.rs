@@ -40,6 +40,8 @@ fn parts_of_a_spec_nobody_carries_out_are_refused_by_name() {
     let parts = |change: fn(&mut Spec, &mut Linux, &mut OciProcess)| {
         let (mut spec, mut linux, mut process) = (Spec::default(), Linux::default(), OciProcess::default());
         linux.set_resources(None);
+        // The default has ambient ones.
+        process.set_capabilities(None);
         change(&mut spec, &mut linux, &mut process);
         refuse(&spec, &linux, &process).map_err(|error| error.to_string())
     };

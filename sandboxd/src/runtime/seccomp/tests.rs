@@ -34,6 +34,87 @@ fn what_reaches_out_of_a_container_is_not_in_the_default_profile() {
     }
 }
 
+fn allowed(profile: &LinuxSeccomp, name: &str) -> Vec<LinuxSeccompAction> {
+    let rules = profile.syscalls().iter().flatten();
+    rules.filter(|rule| rule.names().iter().any(|n| n == name)).map(|rule| rule.action()).collect()
+}
+
+#[test]
+fn a_capability_brings_its_calls() {
+    const ALLOW: LinuxSeccompAction = LinuxSeccompAction::ScmpActAllow;
+    for (capability, call) in [
+        ("SYS_ADMIN", "mount"),
+        ("SYS_MODULE", "init_module"),
+        ("SYS_TIME", "settimeofday"),
+        ("SYS_BOOT", "reboot"),
+        ("SYS_NICE", "mbind"),
+        ("DAC_READ_SEARCH", "open_by_handle_at"),
+        ("PERFMON", "perf_event_open"),
+        ("SYS_CHROOT", "chroot"),
+    ] {
+        let with = default::profile_for(1 << crate::runtime::capabilities::number(capability).unwrap());
+        assert_eq!(allowed(&with, call), [ALLOW], "{call}");
+        assert_eq!(allowed(&default::profile_for(0), call), [], "{call}");
+        assert!(default::names(call));
+    }
+    let admin = default::profile_for(1 << 21);
+    assert_eq!(allowed(&admin, "clone"), [ALLOW]);
+    assert_eq!(allowed(&admin, "clone3"), [ALLOW]);
+    assert_eq!(allowed(&default::profile(), "clone3"), [LinuxSeccompAction::ScmpActErrno]);
+    assert_eq!(allowed(&default::profile(), "io_uring_setup"), []);
+}
+
+#[test]
+fn every_set_of_capabilities_compiles_and_is_compiled_once() {
+    let mut sizes = Vec::new();
+    for bits in (0..41).map(|bit| 1 << bit).chain([0, u64::MAX]) {
+        let profile = default::profile_for(bits);
+        let first = compiled(&profile).unwrap();
+        assert_eq!(compiled(&profile).unwrap().program, first.program);
+        sizes.push(first.program.len());
+    }
+    assert!(sizes.iter().all(|size| size.is_multiple_of(8) && *size < MAX_PROGRAM), "{sizes:?}");
+    let profile = default::profile_for(u64::MAX);
+    assert!(Arc::ptr_eq(&compiled(&profile).unwrap(), &compiled(&profile).unwrap()));
+    let calls: usize = profile.syscalls().iter().flatten().map(|rule| rule.names().len()).sum();
+    assert!(calls > 400, "{calls}");
+}
+
+/// The compiled program as the kernel has it, in a process that ends with it.
+#[test]
+fn sockets_that_leave_the_container_are_refused_by_the_kernel() {
+    let program = compile(&default::profile()).unwrap().program;
+    let tried = |family: i32| {
+        let program = program.clone();
+        std::thread::spawn(move || {
+            let filter = libc::sock_fprog {
+                len: u16::try_from(program.len() / 8).unwrap(),
+                filter: program.as_ptr().cast_mut().cast(),
+            };
+            // SAFETY: a filter for this thread alone, which ends; the program outlives the call.
+            let (installed, fd, errno) = unsafe {
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+                let installed =
+                    libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter);
+                let fd = libc::socket(family, libc::SOCK_SEQPACKET, 0);
+                (installed, fd, *libc::__errno_location())
+            };
+            if fd >= 0 {
+                // SAFETY: a descriptor nobody else has.
+                unsafe { libc::close(fd) };
+            }
+            (installed, if fd < 0 { errno } else { 0 })
+        })
+        .join()
+        .unwrap()
+    };
+    assert_eq!(tried(libc::AF_ALG), (0, libc::EPERM));
+    assert_eq!(tried(libc::AF_VSOCK), (0, libc::EPERM));
+    assert_eq!(tried(libc::AF_UNIX), (0, 0));
+    // Between the two: refused, if at all, because nobody has it.
+    assert_ne!(tried(libc::AF_ALG + 1).1, libc::EPERM);
+}
+
 #[test]
 fn unknown_names_are_told() {
     let filter = compile(&profile(

@@ -1,6 +1,7 @@
 //! Figures of this machine: latency of each rpc, parallel starts, memory, system calls of a pod, cost of a
 //! capability check. Run by `cargo xtask bench`. Each figure is a median with its minimum and maximum.
 
+mod containers;
 mod cost;
 mod latency;
 mod memory;
@@ -93,7 +94,9 @@ async fn measure(node: &mut Node, cli: &Cli, report: &mut Report) -> Result<()> 
     plugins::alone(node, cli.pods, report)?;
     latency::one_by_one(node, cli.pods, report).await?;
     latency::at_once(node, cli.parallel, report).await?;
+    containers::one_by_one(node, cli.pods, report).await?;
     memory::with_pods(node, cli.parallel, report).await?;
+    containers::with_pods(node, cli.parallel, report).await?;
     restart::with_pods(node, cli.parallel, report).await?;
     runc::same_infra(node, cli.pods, report).await?;
     syscalls::of_a_pod(node, report).await?;

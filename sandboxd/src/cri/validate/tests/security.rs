@@ -109,6 +109,7 @@ fn security() {
     }
 }
 
+// cri: LinuxSandboxSecurityContext.seccomp_profile_path
 #[test]
 fn what_security_may_ask() {
     let mut c = config();

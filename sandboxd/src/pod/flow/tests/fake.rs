@@ -94,6 +94,9 @@ impl Effects for Fake {
         self.0.call("cgroup create").map_err(cgroup_error)?;
         Ok(Arc::new(self.clone()))
     }
+    async fn update_cgroup(&self, _: &Pod) -> Result<(), CgroupError> {
+        self.0.call("cgroup update").map_err(cgroup_error)
+    }
     async fn remove_cgroup(&self, _: &Pod) -> Result<(), CgroupError> {
         self.0.call("cgroup remove").map_err(cgroup_error)
     }

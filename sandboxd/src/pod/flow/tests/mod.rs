@@ -95,6 +95,34 @@ async fn each_failure_is_undone_last_first() {
 }
 
 #[tokio::test]
+async fn new_limits_are_kept_or_taken_back() {
+    use crate::pod::Limits;
+    let (pods, log) = pods(FlowKind::RuntimeFirst, Recorder::default());
+    let id = pods.run(test_pod("web").spec).await.unwrap();
+    let shares = || pods.find(id.as_str()).unwrap().unwrap().spec.resources.cpu_shares;
+    let limits = |shares| {
+        let mut limits = Limits::default();
+        limits.resources.cpu_shares = Some(shares);
+        limits
+    };
+    pods.update(id.as_str(), limits(512)).await.unwrap();
+    assert_eq!(shares(), Some(512));
+    *log.fail.lock().unwrap() = Some("cgroup update");
+    let error = pods.update(id.as_str(), limits(100)).await.unwrap_err();
+    assert!(matches!(error, PodError::Update(_)), "{error}");
+    *log.fail.lock().unwrap() = Some("journal Ready");
+    let error = pods.update(id.as_str(), limits(100)).await.unwrap_err();
+    assert!(matches!(error, PodError::Journal(_)), "{error}");
+    let lines = log.lines();
+    assert_eq!(lines[lines.len() - 3..], ["cgroup update", "journal Ready", "cgroup update"]);
+    assert_eq!(shares(), Some(512));
+    *log.fail.lock().unwrap() = None;
+    pods.stop(id.as_str()).await.unwrap();
+    let error = pods.update(id.as_str(), limits(100)).await.unwrap_err();
+    assert!(matches!(error, PodError::NotReady { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn a_netns_of_another_owner_never_reaches_cni() {
     let recorder = Recorder { foreign_netns: true, ..Recorder::default() };
     let (pods, log) = pods(FlowKind::RuntimeFirst, recorder);

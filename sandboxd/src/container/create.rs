@@ -1,0 +1,239 @@
+//! How a container comes to be, and what undoes each step, last first.
+//!
+//! ```text
+//!  name taken ─▶ record "Making" ─▶ layers held ─▶ prepared: OCI spec, root file system as a detached mount
+//!     ─▶ cgroup ─▶ log opened ─▶ made in the pod by its runtime, up to the point before exec ─▶ record "Made"
+//! ```
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use sandboxd_image::{Image, LayerId};
+
+use super::containers::Containers;
+use super::driver::Live;
+use super::error::ContainerError;
+use super::ground::{Ground, Node};
+use super::log_file;
+use super::model::{Container, ContainerId, ContainerState, Ids};
+use super::prepare::{self, Input, Prepared};
+use super::record::{Phase, Record};
+use super::spec::{ContainerSpec, ImageRef, MountSource, PidMode};
+use super::store::Reservation;
+use crate::cgroup::{Devices, MadeContainer};
+use crate::pod::model::{Pod, PodState};
+use crate::pod::now_ns;
+use crate::runtime::Infra;
+use crate::runtime::task::{Task, TaskPlan};
+
+/// Makes a container. `cancelled` is asked before the runtime is: a caller who has gone has it undone.
+pub(super) async fn make(
+    room: &Arc<Containers>,
+    pod: Arc<Pod>,
+    mut spec: ContainerSpec,
+    cancelled: impl Fn() -> bool + Send,
+) -> Result<Live, ContainerError> {
+    let not_ready = || ContainerError::PodNotReady { pod: pod.id.clone(), state: pod.state };
+    if pod.state != PodState::Ready {
+        return Err(not_ready());
+    }
+    let infra = room.base.pods.infra(&pod.id).ok_or_else(not_ready)?;
+    let image = room.base.images.find(&spec.image.image)?;
+    let image = image.ok_or_else(|| ContainerError::NoImage { image: spec.image.image.clone() })?;
+    if let PidMode::Target(target) = &spec.security.pid {
+        spec.security.pid = PidMode::Target(running(room, &pod, target)?.to_string());
+    }
+    let id = ContainerId::random().map_err(|error| ContainerError::Io {
+        action: "making a container id from",
+        path: "/dev/urandom".into(),
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    let name = room.store.reserve(&pod.id, &spec.metadata, &id)?;
+    let ground = room.ground(&id, &pod.spec.cgroup_parent)?;
+    // Its image volumes as well: they are mounted for as long as it lives.
+    let volumes = spec.mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Image { image, .. } => room.base.images.find(&image.image).ok().flatten(),
+        MountSource::Host(_) => None,
+    });
+    let images = std::iter::once(Arc::clone(&image)).chain(volumes);
+    let layers: Vec<LayerId> = images
+        .flat_map(|image| image.layers.iter().map(|layer| layer.id.clone()).collect::<Vec<_>>())
+        .collect();
+    let container = Container {
+        id,
+        pod: pod.id.clone(),
+        state: ContainerState::Created,
+        image_id: image.id.to_string(),
+        layers: layers.iter().map(ToString::to_string).collect(),
+        ids: Ids::default(),
+        created_at_ns: now_ns().max(1),
+        started_at_ns: None,
+        ended: None,
+        pid: None,
+        cgroup: ground.planned.path().to_owned(),
+        stop_signal: libc::SIGTERM,
+        spec,
+    };
+    let cgroup_parent = pod.spec.cgroup_parent.clone();
+    let record = Record { phase: Phase::Making, container, cgroup_parent, process: None };
+    ground.record(&record)?;
+    let making = Making { room: Arc::clone(room), pod, ground, record, name };
+    match making.hold_and_make(&*infra, image, &layers, cancelled).await {
+        Ok((making, task, hold)) => Ok(Live {
+            record: making.record,
+            task: Some(task),
+            ground: Arc::new(making.ground),
+            store: Arc::clone(&room.store),
+            name: Some(making.name),
+            hold: Some(hold),
+        }),
+        Err((making, error)) => {
+            if let Err(left) = making.ground.clear().await {
+                let id = &making.record.container.id;
+                tracing::warn!(container = %id, error = %left, "undoing it failed: the next start tries again");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// A running container of the pod, by id or unique prefix.
+fn running(room: &Containers, pod: &Pod, target: &str) -> Result<ContainerId, ContainerError> {
+    let found = room.store.find(target)?;
+    let found = found.filter(|c| c.pod == pod.id && c.state == ContainerState::Running);
+    let none = || ContainerError::NoTarget { target: target.to_owned(), pod: pod.id.clone() };
+    found.map(|container| container.id.clone()).ok_or_else(none)
+}
+
+/// A container that is being made.
+struct Making {
+    room: Arc<Containers>,
+    pod: Arc<Pod>,
+    ground: Node,
+    record: Record,
+    name: Reservation,
+}
+
+type Made = (Making, Arc<dyn Task>, sandboxd_image::Hold);
+
+impl Making {
+    async fn hold_and_make(
+        mut self,
+        infra: &dyn Infra,
+        image: Arc<Image>,
+        layers: &[LayerId],
+        cancelled: impl Fn() -> bool + Send,
+    ) -> Result<Made, (Self, ContainerError)> {
+        let made = async {
+            let hold = self.room.base.images.hold(layers)?;
+            let prepared = self.prepare(image).await?;
+            for warning in &prepared.warnings {
+                tracing::warn!(container = %self.record.container.id, "not all that was asked for: {warning}");
+            }
+            let (cgroup, procs) = self.cgroup(&prepared).await?;
+            let log = self.log()?;
+            if cancelled() {
+                return Err(ContainerError::Abandoned);
+            }
+            let task = self.create(infra, prepared, procs, log).await?;
+            // Its first process is in it by now.
+            drop(cgroup);
+            Ok((task, hold))
+        };
+        match made.await {
+            Ok((task, hold)) => match self.ground.record(&self.record) {
+                Ok(()) => Ok((self, task, hold)),
+                Err(error) => {
+                    if let Err(left) = task.remove().await {
+                        tracing::warn!(container = %self.record.container.id, error = %left, "removing it failed");
+                    }
+                    Err((self, error))
+                }
+            },
+            Err(error) => Err((self, error)),
+        }
+    }
+
+    async fn prepare(&self, image: Arc<Image>) -> Result<Prepared, ContainerError> {
+        let container = &self.record.container;
+        let images = Arc::clone(&self.room.base.images);
+        let find = move |reference: &ImageRef| images.find(&reference.image).ok().flatten();
+        let handler = self.room.base.pods.handlers().get(&self.pod.spec.handler);
+        let input = Input {
+            id: container.id.clone(),
+            pod: Arc::clone(&self.pod),
+            spec: container.spec.clone(),
+            image,
+            find_image: Arc::new(find),
+            features: handler.map(|handler| handler.runtime.features()).unwrap_or_default(),
+            pod_dir: self.room.pod_dir(&self.pod.id),
+            dir: self.ground.dir(),
+            cgroup: container.cgroup.clone(),
+        };
+        let prepared = tokio::task::spawn_blocking(move || prepare::prepare(&input)).await;
+        Ok(prepared.map_err(|_| ContainerError::ShuttingDown)??)
+    }
+
+    /// The cgroup with its limits and devices, and the files through which a process moves itself in.
+    async fn cgroup(&self, prepared: &Prepared) -> Result<(MadeContainer, Vec<OwnedFd>), ContainerError> {
+        let spec = &self.record.container.spec;
+        let rules = prepared.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let rules = rules.and_then(|resources| resources.devices().clone());
+        let devices = match rules {
+            _ if spec.security.privileged => Devices::all(),
+            Some(rules) => Devices::of(&rules)?,
+            None => Devices::defaults(),
+        };
+        let maps = self.pod.spec.namespaces.user.as_ref().filter(|_| spec.security.privileged);
+        let owner = maps.map(crate::pod::spec::IdMappings::host_root);
+        let (cgroups, planned) = (self.ground.cgroups.clone(), self.ground.planned.clone());
+        let resources = spec.resources.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            let made = cgroups.create_container(&planned, &resources, &devices, owner)?;
+            let procs = made.procs()?;
+            Ok::<_, ContainerError>((made, procs))
+        });
+        made.await.map_err(|_| ContainerError::ShuttingDown)?
+    }
+
+    fn log(&self) -> Result<Option<OwnedFd>, ContainerError> {
+        let Some(path) = &self.record.container.spec.log_path else { return Ok(None) };
+        let base = self.pod.spec.log_directory.as_deref();
+        let base = base.unwrap_or_else(|| path.parent().unwrap_or(Path::new("/")));
+        Ok(Some(log_file::open(base, path)?.0))
+    }
+
+    async fn create(
+        &mut self,
+        infra: &dyn Infra,
+        prepared: Prepared,
+        cgroup: Vec<OwnedFd>,
+        log: Option<OwnedFd>,
+    ) -> Result<Arc<dyn Task>, ContainerError> {
+        let Prepared { spec, rootfs, sources, ids, stop_signal, .. } = prepared;
+        let container = &mut self.record.container;
+        self.room.records.write_spec(&container.id, &spec)?;
+        self.record.process.clone_from(spec.process());
+        let plan = TaskPlan {
+            id: container.id.clone(),
+            pid: container.spec.security.pid.clone(),
+            spec,
+            rootfs,
+            sources,
+            stdin: container.spec.stdin,
+            stdin_once: container.spec.stdin_once,
+            tty: container.spec.tty,
+            log,
+            cgroup,
+        };
+        let made = infra.create_container(plan).await;
+        let task = made
+            .map_err(|source| ContainerError::Runtime { action: "creating the container failed", source })?;
+        container.pid = Some(task.pid());
+        container.ids = ids;
+        container.stop_signal = stop_signal;
+        self.record.phase = Phase::Made;
+        Ok(task)
+    }
+}

@@ -1,0 +1,159 @@
+//! `Images` of the console protocol: pulls that are watched, archives in and out.
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::Stream;
+use sandboxd_api::console as api;
+use sandboxd_api::console::images_server::{Images, ImagesServer};
+use sandboxd_image::pull::{LayerState, PullProgress, PullState};
+use sandboxd_image::registry::Credentials;
+use sandboxd_image::{Format, PullRequest, Reference};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::ImageRoom;
+use crate::cri::CriError;
+
+/// Between two words on a pull's progress.
+const PERIOD: Duration = Duration::from_millis(200);
+
+/// The service over these images.
+#[must_use]
+pub fn server(room: ImageRoom) -> ImagesServer<impl Images> {
+    ImagesServer::new(Service { room })
+}
+
+#[derive(Debug)]
+struct Service {
+    room: ImageRoom,
+}
+
+#[tonic::async_trait]
+impl Images for Service {
+    type PullStream = Pin<Box<dyn Stream<Item = Result<api::PullResponse, Status>> + Send>>;
+
+    async fn pull(&self, request: Request<api::PullRequest>) -> Result<Response<Self::PullStream>, Status> {
+        let request = request.into_inner();
+        let reference: Reference = request.reference.parse().map_err(CriError::Reference)?;
+        let given =
+            Credentials { username: request.username, password: request.password, ..Credentials::default() };
+        let credentials = given.new("").map_err(CriError::Credentials)?;
+        let request = PullRequest { reference, credentials, plain_http: request.plain_http };
+        let (out, stream) = mpsc::channel(4);
+        tokio::spawn(watched(self.room.clone(), request, out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn list_pulls(
+        &self,
+        _: Request<api::ListPullsRequest>,
+    ) -> Result<Response<api::ListPullsResponse>, Status> {
+        let pulls = self.room.puller().pulls().iter().map(progress).collect();
+        Ok(Response::new(api::ListPullsResponse { pulls }))
+    }
+
+    async fn import(
+        &self,
+        request: Request<api::ImportRequest>,
+    ) -> Result<Response<api::ImportResponse>, Status> {
+        let request = request.into_inner();
+        let path = absolute(&request.path)?;
+        let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
+        let images = self.room.images().import(&path, name).await.map_err(CriError::Image)?;
+        let images = images.iter().map(|image| api::ImportedImage {
+            id: image.id.to_string(),
+            names: image.repo_tags.iter().chain(&image.repo_digests).cloned().collect(),
+        });
+        Ok(Response::new(api::ImportResponse { images: images.collect() }))
+    }
+
+    async fn export(
+        &self,
+        request: Request<api::ExportRequest>,
+    ) -> Result<Response<api::ExportResponse>, Status> {
+        let request = request.into_inner();
+        let path = absolute(&request.path)?;
+        let format = match request.format.as_str() {
+            "" | "oci" => Format::Oci,
+            "docker" => Format::Docker,
+            other => {
+                let why = format!("format = {other:?}: write \"oci\" or \"docker\"");
+                return Err(Status::invalid_argument(why));
+            }
+        };
+        if request.references.is_empty() {
+            return Err(Status::invalid_argument("no image to export: name at least one"));
+        }
+        let images = self.room.images();
+        images.export(&request.references, format, &path).await.map_err(CriError::Image)?;
+        Ok(Response::new(api::ExportResponse {}))
+    }
+}
+
+/// Pulls, and tells the client where it is; ends when the client goes.
+async fn watched(
+    room: ImageRoom,
+    request: PullRequest,
+    out: mpsc::Sender<Result<api::PullResponse, Status>>,
+) {
+    let reference = request.reference.clone();
+    let pull = room.pull(request);
+    tokio::pin!(pull);
+    let mut ticks = tokio::time::interval(PERIOD);
+    loop {
+        tokio::select! {
+            outcome = &mut pull => {
+                let last = match outcome {
+                    Ok(image) => Ok(api::PullResponse { image_id: image.id.to_string(), progress: None }),
+                    Err(error) => Err(CriError::Pull(error).into()),
+                };
+                let _ = out.send(last).await;
+                return;
+            }
+            () = out.closed() => return,
+            _ = ticks.tick() => {
+                let pulls = room.puller().pulls();
+                let Some(now) = pulls.iter().find(|pull| pull.reference == reference) else { continue };
+                let message = api::PullResponse { progress: Some(progress(now)), ..Default::default() };
+                // A client that is behind gets the next one.
+                let _ = out.try_send(Ok(message));
+            }
+        }
+    }
+}
+
+fn progress(pull: &PullProgress) -> api::PullProgress {
+    let state = match pull.state {
+        PullState::Resolving => "resolving",
+        PullState::Downloading => "downloading",
+        PullState::Committing => "committing",
+    };
+    let layers = pull.layers.iter().map(|layer| api::LayerProgress {
+        digest: layer.digest.to_string(),
+        state: match layer.state {
+            LayerState::Waiting => "waiting",
+            LayerState::Downloading => "downloading",
+            LayerState::Unpacking => "unpacking",
+            LayerState::Done => "done",
+        }
+        .to_owned(),
+        done: layer.done,
+        total: layer.total,
+    });
+    api::PullProgress {
+        reference: pull.reference.to_string(),
+        state: state.to_owned(),
+        elapsed_ns: i64::try_from(pull.since.elapsed().as_nanos()).unwrap_or(i64::MAX),
+        layers: layers.collect(),
+    }
+}
+
+fn absolute(path: &str) -> Result<PathBuf, Status> {
+    if Path::new(path).is_absolute() {
+        return Ok(path.into());
+    }
+    Err(Status::invalid_argument(format!("path = {path:?}: not absolute: start it with /")))
+}

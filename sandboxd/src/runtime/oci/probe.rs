@@ -1,0 +1,118 @@
+//! What a runtime says of itself. Nothing is run but `--version` and `features`.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::process::Command;
+
+/// For an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Where the v2 hierarchy of a hybrid layout is.
+const HYBRID: &str = "/sys/fs/cgroup/unified/cgroup.controllers";
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub version: String,
+    pub user_namespaces: bool,
+    pub recursive_read_only: bool,
+    /// Why something is not reported, for an operator.
+    pub lacking: Vec<String>,
+}
+
+/// `features` of the OCI runtime spec, as far as it matters here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Features {
+    mount_options: Vec<String>,
+    linux: LinuxFeatures,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LinuxFeatures {
+    namespaces: Vec<String>,
+}
+
+pub async fn probe(binary: &Path) -> Found {
+    let version = match ask(binary, "--version").await {
+        Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
+        Err(problem) => return Found { lacking: vec![problem], ..Found::default() },
+    };
+    if version.starts_with("crun") && !std::fs::read_to_string(HYBRID).unwrap_or_default().trim().is_empty() {
+        let problem = "crun makes no containers where cgroup v1 and v2 both have controllers";
+        return Found { version, lacking: vec![problem.to_owned()], ..Found::default() };
+    }
+    match ask(binary, "features").await {
+        Ok(text) => judge(version, &text),
+        Err(problem) => {
+            let problem =
+                format!("{problem}: user namespaces and recursively read-only mounts are not reported");
+            Found { version, lacking: vec![problem], ..Found::default() }
+        }
+    }
+}
+
+fn judge(version: String, features: &str) -> Found {
+    let features: Features = match serde_json::from_str(features) {
+        Ok(features) => features,
+        Err(error) => {
+            let problem = format!("its features are not as the OCI runtime spec has them: {error}");
+            return Found { version, lacking: vec![problem], ..Found::default() };
+        }
+    };
+    let has = |list: &[String], name: &str| list.iter().any(|known| known == name);
+    let user_namespaces = has(&features.linux.namespaces, "user");
+    let recursive_read_only = has(&features.mount_options, "rro");
+    let lacking = [
+        (user_namespaces, "it knows no user namespaces"),
+        (recursive_read_only, "it knows no recursively read-only mounts (rro)"),
+    ];
+    let lacking = lacking.into_iter().filter(|(has, _)| !has).map(|(_, words)| words.to_owned()).collect();
+    Found { version, user_namespaces, recursive_read_only, lacking }
+}
+
+async fn ask(binary: &Path, what: &str) -> Result<String, String> {
+    let run = Command::new(binary)
+        .arg(what)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .kill_on_drop(true)
+        .output();
+    match tokio::time::timeout(PATIENCE, run).await {
+        Err(_) => Err(format!("`{} {what}` does not end", binary.display())),
+        Ok(Err(error)) => Err(format!("`{} {what}` cannot be run: {error}", binary.display())),
+        Ok(Ok(done)) if !done.status.success() => {
+            Err(format!("`{} {what}` ends with {}", binary.display(), done.status))
+        }
+        Ok(Ok(done)) => Ok(String::from_utf8_lossy(&done.stdout).into_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_said_is_reported() {
+        let runc =
+            r#"{"ociVersionMin":"1.0.0","mountOptions":["ro","rro"],"linux":{"namespaces":["pid","user"]}}"#;
+        let found = judge("runc".into(), runc);
+        assert!(found.user_namespaces && found.recursive_read_only && found.lacking.is_empty());
+        let found = judge("old".into(), r#"{"mountOptions":["ro"]}"#);
+        assert!(!found.user_namespaces && !found.recursive_read_only);
+        assert_eq!(found.lacking.len(), 2);
+        assert!(judge("odd".into(), "no JSON").lacking[0].contains("OCI runtime spec"));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_run_has_no_features() {
+        let found = probe(Path::new("/nonexistent/runc")).await;
+        assert!(found.lacking[0].contains("/nonexistent/runc"), "{found:?}");
+        let found = probe(Path::new("/bin/false")).await;
+        assert!(!found.user_namespaces && found.lacking[0].contains("/bin/false"), "{found:?}");
+    }
+}

@@ -1,0 +1,5 @@
+//! Sessions over the real server, with processes of this machine in place of containers.
+
+mod connect;
+mod fake;
+mod sessions;

@@ -1,0 +1,225 @@
+//! Handlers that are OCI runtimes: `runc`, and `crun` where it works.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sandboxd_api::cri::{ContainerState, StatusRequest};
+use sandboxd_tests::bins;
+use sandboxd_tests::e2e::E2e;
+use sandboxd_tests::node::{Node, Options};
+use sandboxd_tests::skip::Need;
+use sandboxd_tests::workload::{Kube, log};
+use tonic::Code;
+
+use crate::support::{Stage, both_on_runc, refused};
+
+/// What runtimes keep under the node's state directory: nothing, once all containers are removed.
+fn kept(node: &Node) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for handler in ["runc", "crun"] {
+        let Ok(entries) = std::fs::read_dir(node.path("run/oci").join(handler)) else { continue };
+        for entry in entries {
+            found.push(entry?.path().display().to_string());
+        }
+    }
+    Ok(found)
+}
+
+/// The shim of a container: the parent of its process.
+async fn shim_of(stage: &Stage<'_>, id: &str) -> Result<i32> {
+    let info = stage.kube.verbose(id, true).await?.info;
+    let info = info.get("info").context("no info")?;
+    let pid = serde_json::from_str::<serde_json::Value>(info)?["pid"].as_i64().context("no pid")?;
+    Ok(sandboxd_tests::proc::read(i32::try_from(pid)?).context("no process")?.parent)
+}
+
+// cri: RunPodSandboxRequest.runtime_handler, PodSandboxStatus.runtime_handler
+#[test]
+fn runc_runs_what_was_asked_for() {
+    both_on_runc(async |stage| {
+        let kube = &stage.kube;
+        let status = kube.cri.status(&stage.pod.id).await?.status.context("no status")?;
+        ensure!(status.runtime_handler == "runc", "{status:?}");
+        let (status, text) = kube
+            .result(
+                &stage.pod,
+                stage
+                    .container("asked")
+                    .sh("echo $WHAT; pwd; id -u; id -g; echo err >&2; cat /proc/self/uid_map; exit 7")
+                    .env("WHAT", "a b")
+                    .with(|c| c.working_dir = "/tmp".into())
+                    .run_as(1000, 1000),
+            )
+            .await?;
+        ensure!(status.exit_code == 7, "{status:?}");
+        let lines: Vec<&str> = text.lines().collect();
+        ensure!(lines[..4] == ["a b", "/tmp", "1000", "1000"], "{lines:?}");
+        let map: Vec<&str> = lines[4].split_whitespace().collect();
+        let host = stage.host_id(0).to_string();
+        ensure!(map[..2] == ["0", host.as_str()], "{lines:?}");
+        ensure!(log(Path::new(&status.log_path))?.of("stderr").trim() == "err");
+        let terminal = stage.container("terminal").sh("tty; echo there").with(|c| c.tty = true);
+        let (of_terminal, text) = kube.result(&stage.pod, terminal).await?;
+        ensure!(text.contains("/dev/pts/0") && text.contains("there"), "{text:?}");
+        for id in [&status.id, &of_terminal.id] {
+            kube.remove(id).await?;
+        }
+        let kept = kept(stage.node)?;
+        ensure!(kept.is_empty(), "{kept:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn runc_executes_and_stops_with_grace() {
+    both_on_runc(async |stage| {
+        let kube = &stage.kube;
+        let id = kube
+            .run(&stage.pod, stage.container("exec").sh("trap 'exit 3' USR2; while :; do sleep 0.05; done"))
+            .await?;
+        ensure!(kube.asked(&id, &["sh", "-c", "echo out; id -u"]).await? == "out\n0");
+        let response = kube.exec(&id, &["sh", "-c", "echo e >&2; exit 4"]).await?;
+        ensure!(response.exit_code == 4 && response.stderr == b"e\n", "{response:?}");
+        refused(kube.exec(&id, &["nope"]).await, Code::InvalidArgument, &["nope", "not found"])?;
+        let begin = Instant::now();
+        kube.stop(&id, 30).await?;
+        ensure!(begin.elapsed() < Duration::from_secs(20), "took {:?}", begin.elapsed());
+        ensure!(kube.status(&id).await?.exit_code == 3);
+        Ok(())
+    });
+}
+
+#[test]
+fn containers_of_runc_share_the_pod() {
+    both_on_runc(async |stage| {
+        let kube = &stage.kube;
+        let first = kube.run(&stage.pod, stage.container("first").waits()).await?;
+        let second = kube.run(&stage.pod, stage.container("second").waits()).await?;
+        kube.asked(&first, &["sh", "-c", "echo here > /dev/shm/x"]).await?;
+        ensure!(kube.asked(&second, &["cat", "/dev/shm/x"]).await? == "here");
+        for namespace in ["net", "ipc", "uts", "user"] {
+            let path = format!("/proc/self/ns/{namespace}");
+            let of = async |id| kube.asked(id, &["readlink", &path]).await;
+            ensure!(of(&first).await? == of(&second).await?, "{namespace}");
+        }
+        let own = kube.asked(&first, &["readlink", "/proc/self/ns/pid"]).await?;
+        ensure!(own != kube.asked(&second, &["readlink", "/proc/self/ns/pid"]).await?, "one pid namespace");
+        Ok(())
+    });
+}
+
+#[test]
+fn runc_goes_on_after_kill_minus_nine_of_the_daemon() {
+    both_on_runc(async |stage| {
+        let id = stage
+            .kube
+            .run(
+                &stage.pod,
+                stage.container("on").sh("trap 'exit 5' USR2; while :; do echo x; sleep 0.05; done"),
+            )
+            .await?;
+        stage.kube.asked(&id, &["true"]).await?;
+        stage.node.kill_daemon()?;
+        stage.node.spawn().await?;
+        let kube = Kube::connect(stage.node).await?;
+        ensure!(kube.status(&id).await?.state() == ContainerState::ContainerRunning);
+        ensure!(kube.asked(&id, &["echo", "still"]).await? == "still");
+        kube.stop(&id, 30).await?;
+        ensure!(kube.status(&id).await?.exit_code == 5);
+        kube.remove(&id).await?;
+        let kept = kept(stage.node)?;
+        ensure!(kept.is_empty(), "{kept:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_container_of_runc_without_its_shim_is_removed() {
+    both_on_runc(async |stage| {
+        let kube = &stage.kube;
+        for restart in [false, true] {
+            let id = kube.run(&stage.pod, stage.container(&format!("lost-{restart}")).waits()).await?;
+            let shim = shim_of(stage, &id).await?;
+            if restart {
+                stage.node.kill_daemon()?;
+            }
+            kill(Pid::from_raw(shim), Signal::SIGKILL)?;
+            if restart {
+                stage.node.spawn().await?;
+            }
+            let kube = Kube::connect(stage.node).await?;
+            kube.stop(&id, 0).await?;
+            kube.remove(&id).await?;
+            let kept = kept(stage.node)?;
+            ensure!(kept.is_empty(), "{kept:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_runc_refuses_is_said_and_leaves_nothing() {
+    both_on_runc(async |stage| {
+        let kube = &stage.kube;
+        let missing = stage.container("missing").command(&["nope"]);
+        let result = kube.run(&stage.pod, missing).await;
+        refused(result, Code::InvalidArgument, &["exec: \"nope\"", "not found in $PATH"])?;
+        let kept = kept(stage.node)?;
+        ensure!(kept.is_empty(), "{kept:?}");
+        Ok(())
+    });
+}
+
+// cri: StatusResponse.runtime_handlers, RuntimeHandler.name, RuntimeHandler.features
+// cri: RuntimeHandlerFeatures.user_namespaces, RuntimeHandlerFeatures.recursive_read_only_mounts
+#[test]
+fn handlers_report_what_they_can() {
+    let config = "[handlers.broken]\nruntime = \"oci\"\npath = \"/bin/false\"\n".to_owned();
+    let options = Options { config, ..Options::default() };
+    E2e::default().needs(Need::Runc).options(options).run(async |node| {
+        node.load_busybox()?;
+        let kube = Kube::connect(node).await?;
+        let status = kube.runtime.clone().status(StatusRequest { verbose: false }).await?.into_inner();
+        let of =
+            |name: &str| status.runtime_handlers.iter().find(|h| h.name == name).and_then(|h| h.features);
+        let runc = of("runc").context("no runc")?;
+        let native = of("native").context("no native")?;
+        ensure!(runc.user_namespaces == native.user_namespaces, "{runc:?} {native:?}");
+        let broken = of("broken").context("no broken")?;
+        ensure!(!broken.user_namespaces && !broken.recursive_read_only_mounts, "{broken:?}");
+        let pod = kube.pod_with(node.pod("broken"), "broken").await?;
+        let request = sandboxd_tests::workload::Request::new("c", crate::support::IMAGE);
+        refused(kube.create(&pod, request.waits()).await, Code::Internal, &["broken", "/bin/false"])?;
+        let result = kube.pod_with(node.pod("none"), "kata").await;
+        refused(result, Code::InvalidArgument, &["kata", "runc", "native"])?;
+        Ok(())
+    });
+}
+
+#[test]
+fn crun_works_or_says_why_not() {
+    if bins::on_path("crun").is_none() {
+        eprintln!("crun is not on the PATH: nothing to show");
+        return;
+    }
+    E2e::default().run(async |node| {
+        node.load_busybox()?;
+        let kube = Kube::connect(node).await?;
+        let pod = kube.pod_with(node.pod("crun"), "crun").await?;
+        let request = sandboxd_tests::workload::Request::new("c", crate::support::IMAGE);
+        match kube.run(&pod, request.sh("echo hi; exit 7")).await {
+            Ok(id) => ensure!(kube.ended(&id).await?.exit_code == 7),
+            Err(status) => {
+                ensure!(status.message().contains("hybrid"), "{status:?}");
+                let log = node.log_tail(10_000);
+                ensure!(log.contains("crun makes no containers where cgroup v1 and v2"), "{log}");
+            }
+        }
+        let kept = kept(node)?;
+        ensure!(kept.is_empty(), "{kept:?}");
+        Ok(())
+    });
+}
