@@ -21,11 +21,11 @@
 mod kernel;
 
 use aya_ebpf::btf_maps::{LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_boot_ns,
     bpf_probe_read_user, bpf_probe_read_user_str_bytes,
 };
-use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use aya_ebpf::macros::{btf_map, btf_tracepoint, fexit, kprobe, kretprobe};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext};
 use sandboxd_ebpf::{COMM_LEN, CheckRecord, Counters, INIT_USERNS, RING_BYTES, Syscall, valid};

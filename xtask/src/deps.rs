@@ -87,7 +87,7 @@ const QEMU: Need = Need {
 };
 const BUSYBOX: Need = Need {
     what: "a static busybox",
-    why: "the programs of virtual machines and of test images",
+    why: "the images that tests make, the programs of virtual machines",
     present: || Path::new("/bin/busybox").exists(),
     packages: &["busybox-static"],
 };
@@ -108,12 +108,6 @@ pub const BUILD: [&Need; 4] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF];
 /// To build and run pods.
 pub const RUN: [&Need; 7] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE];
 
-const BUSYBOX: Need = Need {
-    what: "a static busybox",
-    why: "the images that tests make",
-    present: || Path::new("/bin/busybox").exists(),
-    packages: &["busybox-static"],
-};
 const REGISTRY: Need = Need {
     what: "a registry, skopeo, openssl and htpasswd",
     why: "the tests of pulls",

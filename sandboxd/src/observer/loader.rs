@@ -97,9 +97,10 @@ fn climb(rungs: &[Rung]) -> Result<(Attached, Vec<Degradation>), Vec<Degradation
         .map_err(|e| vec![Degradation::NoBtf { problem: format!("{VMLINUX_BTF}: {e}") }])?;
     let offsets = offsets(&data).map_err(|d| vec![d])?;
     drop(data);
+    let btf = aya::Btf::from_sys_fs().map_err(|e| vec![Degradation::NoBtf { problem: chain(&e) }])?;
     let mut steps = Vec::new();
     for rung in rungs {
-        match attach_on(*rung, &offsets) {
+        match attach_on(*rung, &offsets, &btf) {
             Ok(attached) => {
                 steps.extend(offsets.missing);
                 return Ok((attached, steps));
@@ -110,11 +111,10 @@ fn climb(rungs: &[Rung]) -> Result<(Attached, Vec<Degradation>), Vec<Degradation
     Err(steps)
 }
 
-fn attach_on(rung: Rung, offsets: &Offsets) -> Result<Attached, Degradation> {
+fn attach_on(rung: Rung, offsets: &Offsets, btf: &aya::Btf) -> Result<Attached, Degradation> {
     let refused = |problem: String| Degradation::Refused { rung, problem };
-    let btf = aya::Btf::from_sys_fs().map_err(|e| Degradation::NoBtf { problem: chain(&e) })?;
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(&btf));
+    loader.btf(Some(btf));
     for (name, value) in &offsets.values {
         loader.override_global(name, value, true);
     }
@@ -123,7 +123,7 @@ fn attach_on(rung: Rung, offsets: &Offsets) -> Result<Attached, Degradation> {
         loader.override_global(name, value, true);
     }
     let mut ebpf = loader.load(OBJECT).map_err(|e| refused(chain(&e)))?;
-    hang_on(rung, &mut ebpf, &btf).map_err(|e| refused(chain(&e)))?;
+    hang_on(rung, &mut ebpf, btf).map_err(|e| refused(chain(&e)))?;
     let mut take =
         |name: &str| ebpf.take_map(name).ok_or_else(|| refused(format!("the object has no map {name}")));
     let ring = RingBuf::try_from(take(RING_MAP)?).map_err(|e| refused(chain(&e)))?;
