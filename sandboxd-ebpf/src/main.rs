@@ -14,11 +14,15 @@
 //! kernel's BTF, and the verifier sees them as constants. A member that the kernel does not have switches
 //! off the one field that needs it.
 //!
+//! The results of the syscalls come from `results`: programs that are loaded only where they cost other
+//! syscalls nothing, or on request.
+//!
 //! A 32-bit program on a 64-bit kernel has other syscall numbers: its calls are not recognised.
 #![no_std]
 #![no_main]
 
 mod kernel;
+mod results;
 
 use aya_ebpf::btf_maps::{LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::bpf_get_current_comm;

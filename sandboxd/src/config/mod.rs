@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::observer::Rung;
+use crate::observer::{Rung, SyscallResults};
 
 pub use check::{Problem, check};
 pub use handlers::{Handler, NATIVE, NETWORK_FIRST, RuntimeKind};
@@ -110,6 +110,7 @@ pub struct Observer {
     pub enabled: bool,
     pub history: usize,
     pub rungs: Vec<Rung>,
+    pub syscall_results: SyscallResults,
 }
 
 /// `[pod]`
@@ -163,7 +164,12 @@ impl Default for Log {
 
 impl Default for Observer {
     fn default() -> Self {
-        Self { enabled: true, history: 4096, rungs: Rung::LADDER.to_vec() }
+        Self {
+            enabled: true,
+            history: 4096,
+            rungs: Rung::LADDER.to_vec(),
+            syscall_results: SyscallResults::Auto,
+        }
     }
 }
 

@@ -71,6 +71,7 @@ impl Daemon {
                 enabled: config.observer.enabled,
                 history: config.observer.history,
                 rungs: config.observer.rungs.clone(),
+                results: config.observer.syscall_results,
             };
             let attribution = Arc::clone(&attribution);
             tokio::task::spawn_blocking(move || Observer::start(&settings, attribution))

@@ -13,6 +13,7 @@ pub(super) fn check(config: &Config, running: Option<&Observer>) -> Check {
         enabled: config.observer.enabled,
         history: 1,
         rungs: config.observer.rungs.clone(),
+        results: config.observer.syscall_results,
     };
     let status = match running {
         Some(observer) => observer.status(),
