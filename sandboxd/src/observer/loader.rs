@@ -1,21 +1,23 @@
 //! Loads the object and attaches it: the ladder.
 //!
 //! ```text
-//! tp_btf on cap_capable ──(refused: a Degradation)──▶ no further rung: unavailable
+//! tp_btf on cap_capable ──▶ fexit on cap_capable ──▶ kprobe and kretprobe on cap_capable ──▶ unavailable
+//!                        each step: refused, a Degradation
 //! ```
 //!
 //! What loads and attaches decides, never a kernel version. Each step down is a named [`Degradation`].
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
-use aya::programs::BtfTracePoint;
+use aya::programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use sandboxd_ebpf::{
-    COUNTERS_MAP, Counters, MISSING, REGS_ARGS, REGS_NR, RING_MAP, Syscall, TP_BTF_PROGRAM, TRACEPOINT,
+    CAP_CAPABLE, COUNTERS_MAP, Counters, FEXIT_PROGRAM, KPROBE_PROGRAM, KRETPROBE_PROGRAM, MISSING,
+    REGS_ARGS, REGS_NR, RESULTS_FROM, RING_MAP, SYS_EXIT, SYS_EXIT_PROGRAM, Syscall, TP_BTF_PROGRAM,
     UPID_SIZE,
 };
 
 use super::btf::Btf;
-use super::status::{Degradation, Rung};
+use super::status::{Degradation, ResultsThrough, Rung, SyscallResults};
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("SANDBOXD_EBPF_OBJECT"));
 
@@ -40,6 +42,7 @@ const REGISTERS: (&str, [(&str, u32); 4]) =
 /// The attached program and its maps. Dropping it detaches.
 pub struct Attached {
     pub rung: Rung,
+    pub results: Option<ResultsThrough>,
     pub ring: RingBuf<MapData>,
     pub counters: CounterMap,
     /// Attached for as long as this lives.
@@ -74,9 +77,12 @@ struct Offsets {
     missing: Vec<Degradation>,
 }
 
-/// Attaches on the best rung that works.
-pub fn attach() -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
-    let result = climb();
+/// Attaches on the first of the rungs that works.
+pub fn attach(
+    rungs: &[Rung],
+    results: SyscallResults,
+) -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
+    let result = climb(rungs, results);
     give_memory_back();
     result
 }
@@ -91,15 +97,17 @@ fn give_memory_back() {
     }
 }
 
-fn climb() -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
+fn climb(rungs: &[Rung], results: SyscallResults) -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
     let data = std::fs::read(VMLINUX_BTF)
         .map_err(|e| vec![Degradation::NoBtf { problem: format!("{VMLINUX_BTF}: {e}") }])?;
     let offsets = offsets(&data).map_err(|d| vec![d])?;
     drop(data);
+    let btf = aya::Btf::from_sys_fs().map_err(|e| vec![Degradation::NoBtf { problem: chain(&e) }])?;
     let mut steps = Vec::new();
-    for rung in Rung::LADDER {
-        match attach_on(*rung, &offsets) {
-            Ok(attached) => {
+    for rung in rungs {
+        match attach_on(*rung, &offsets, &btf) {
+            Ok(mut attached) => {
+                attached.results = read_results(results, &mut attached.program, &btf, &mut steps);
                 steps.extend(offsets.missing);
                 return Ok((attached, steps));
             }
@@ -109,11 +117,10 @@ fn climb() -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
     Err(steps)
 }
 
-fn attach_on(rung: Rung, offsets: &Offsets) -> Result<Attached, Degradation> {
+fn attach_on(rung: Rung, offsets: &Offsets, btf: &aya::Btf) -> Result<Attached, Degradation> {
     let refused = |problem: String| Degradation::Refused { rung, problem };
-    let btf = aya::Btf::from_sys_fs().map_err(|e| Degradation::NoBtf { problem: chain(&e) })?;
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(&btf));
+    loader.btf(Some(btf));
     for (name, value) in &offsets.values {
         loader.override_global(name, value, true);
     }
@@ -121,23 +128,106 @@ fn attach_on(rung: Rung, offsets: &Offsets) -> Result<Attached, Degradation> {
     for (name, value) in &numbers {
         loader.override_global(name, value, true);
     }
+    let reported = Syscall::ALL.into_iter().filter(|s| s.result_program().is_some()).map(number);
+    let lowest = reported.min().unwrap_or(MISSING);
+    loader.override_global(RESULTS_FROM, &lowest, true);
     let mut ebpf = loader.load(OBJECT).map_err(|e| refused(chain(&e)))?;
-    match rung {
-        Rung::TpBtf => {
-            let program: &mut BtfTracePoint = ebpf
-                .program_mut(TP_BTF_PROGRAM)
-                .ok_or_else(|| refused(format!("the object has no program {TP_BTF_PROGRAM}")))?
-                .try_into()
-                .map_err(|e: aya::programs::ProgramError| refused(chain(&e)))?;
-            program.load(TRACEPOINT, &btf).map_err(|e| refused(chain(&e)))?;
-            program.attach().map_err(|e| refused(chain(&e)))?;
-        }
-    }
+    hang_on(rung, &mut ebpf, btf).map_err(|e| refused(chain(&e)))?;
     let mut take =
         |name: &str| ebpf.take_map(name).ok_or_else(|| refused(format!("the object has no map {name}")));
     let ring = RingBuf::try_from(take(RING_MAP)?).map_err(|e| refused(chain(&e)))?;
     let counters = PerCpuArray::try_from(take(COUNTERS_MAP)?).map_err(|e| refused(chain(&e)))?;
-    Ok(Attached { rung, ring, counters: CounterMap(counters), program: ebpf })
+    Ok(Attached { rung, results: None, ring, counters: CounterMap(counters), program: ebpf })
+}
+
+/// Loads and attaches the programs of a rung, and no other.
+fn hang_on(rung: Rung, ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(), ProgramError> {
+    match rung {
+        Rung::TpBtf => {
+            let program: &mut BtfTracePoint = program(ebpf, TP_BTF_PROGRAM)?;
+            program.load(CAP_CAPABLE, btf)?;
+            program.attach().map(drop)
+        }
+        Rung::Fexit => {
+            let program: &mut FExit = program(ebpf, FEXIT_PROGRAM)?;
+            program.load(CAP_CAPABLE, btf)?;
+            program.attach().map(drop)
+        }
+        Rung::Kprobe => {
+            // The return first: a check that begins before it is there would wait in the map for its end.
+            for name in [KRETPROBE_PROGRAM, KPROBE_PROGRAM] {
+                let program: &mut KProbe = program(ebpf, name)?;
+                program.load()?;
+                program.attach(CAP_CAPABLE, 0)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// What the kernel calls the function of a syscall, before the syscall's name.
+#[cfg(target_arch = "x86_64")]
+const SYSCALL_PREFIX: &str = "__x64_sys_";
+#[cfg(target_arch = "aarch64")]
+const SYSCALL_PREFIX: &str = "__arm64_sys_";
+
+/// Attaches what reads the results of syscalls, as far as it is wanted and works.
+fn read_results(
+    wanted: SyscallResults,
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    steps: &mut Vec<Degradation>,
+) -> Option<ResultsThrough> {
+    if wanted == SyscallResults::Off {
+        return None;
+    }
+    let mut refused = |through, error: &ProgramError| {
+        steps.push(Degradation::ResultsRefused { through, problem: chain(error) });
+    };
+    match trampolines(ebpf, btf) {
+        Ok(()) => return Some(ResultsThrough::Fexit),
+        Err(error) => refused(ResultsThrough::Fexit, &error),
+    }
+    if wanted == SyscallResults::Auto {
+        return None;
+    }
+    let attached = program(ebpf, SYS_EXIT_PROGRAM).and_then(|program: &mut BtfTracePoint| {
+        program.load(SYS_EXIT, btf)?;
+        program.attach().map(drop)
+    });
+    match attached {
+        Ok(()) => Some(ResultsThrough::SysExit),
+        Err(error) => {
+            refused(ResultsThrough::SysExit, &error);
+            None
+        }
+    }
+}
+
+/// All of them, or none: a check that waits for a result waits for one that can come.
+fn trampolines(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(), ProgramError> {
+    let names = Syscall::ALL.into_iter().filter_map(|s| Some((s, s.result_program()?)));
+    let attached = names.clone().try_for_each(|(syscall, name)| {
+        let program: &mut FExit = program(ebpf, name)?;
+        program.load(&format!("{SYSCALL_PREFIX}{}", syscall.name()), btf)?;
+        program.attach().map(drop)
+    });
+    if attached.is_err() {
+        for (_, name) in names {
+            if let Ok(program) = program::<&mut FExit>(ebpf, name) {
+                // One that was not loaded has nothing to be taken back.
+                let _ = program.unload();
+            }
+        }
+    }
+    attached
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<P, ProgramError>
+where
+    P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
 fn offsets(data: &[u8]) -> Result<Offsets, Degradation> {

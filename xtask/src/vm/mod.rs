@@ -1,0 +1,117 @@
+//! `cargo xtask vm-test`: the observer and the flow on other kernels, each booted under QEMU from a disk that holds
+//! the programs, their libraries and the tests.
+//!
+//! Debian's 6.1 and 6.12 kernels have no tracepoint on capability checks, but trampolines and kprobes: the
+//! second and third rung of the observer's ladder. Their machine has cgroup v2 alone.
+
+mod guest;
+mod kernel;
+mod machine;
+mod tree;
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{build, deps, ebpf, run};
+use guest::Programs;
+use kernel::Choice;
+
+/// What `cargo xtask vm-test` takes.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Only this kernel.
+    #[arg(long, value_enum)]
+    kernel: Option<Choice>,
+    /// Only the observer's tests.
+    #[arg(long)]
+    only_observer: bool,
+    /// Only the flow's end-to-end tests.
+    #[arg(long, conflicts_with = "only_observer")]
+    only_flow: bool,
+    /// The end-to-end tests whose names contain one of these, instead of the usual ones.
+    #[arg(long)]
+    e2e: Vec<String>,
+    /// Seconds that one boot with its tests may take.
+    #[arg(long, default_value_t = 1200)]
+    patience: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { kernel: None, only_observer: false, only_flow: false, e2e: Vec::new(), patience: 1200 }
+    }
+}
+
+/// The kernel that the flow is tried on when nobody names one: the older is the one with less.
+const FLOW: Choice = Choice::V6_1;
+
+/// Why no other kernel can be booted here; `None` where one can.
+pub fn missing() -> Option<String> {
+    if std::env::consts::ARCH != "x86_64" {
+        return Some(format!(
+            "this machine is {}, and what is built here runs there",
+            std::env::consts::ARCH
+        ));
+    }
+    if let Err(error) = deps::ensure(&deps::VM) {
+        return Some(format!("QEMU: {error:#}"));
+    }
+    let fetched = Choice::ALL.into_iter().map(kernel::fetch).find_map(Result::err);
+    fetched.map(|error| format!("Debian's kernels: {error:#}"))
+}
+
+/// Runs them.
+pub fn vm_test(options: &Options) -> Result<()> {
+    deps::ensure(&deps::VM)?;
+    let kernels = Choice::ALL.into_iter().filter(|k| options.kernel.is_none_or(|only| only == *k));
+    let wants_flow = |choice| !options.only_observer && options.kernel.unwrap_or(FLOW) == choice;
+    let mut programs = Programs::default();
+    if !options.only_flow {
+        ebpf::build_ebpf(true)?;
+        programs.observer = Some(test_program("sandboxd", "observer_live")?);
+    }
+    if !options.only_observer {
+        // What is built already is taken where the tests take it too.
+        programs.dir = Some(match std::env::var_os("SANDBOXD_BIN_DIR") {
+            Some(dir) => PathBuf::from(dir),
+            None => build::release()?,
+        });
+        programs.e2e = Some(test_program("sandboxd-tests", "e2e")?);
+    }
+    let mut failed = Vec::new();
+    for choice in kernels {
+        let flow = wants_flow(choice);
+        if !flow && options.only_flow {
+            continue;
+        }
+        let kernel = kernel::fetch(choice)?;
+        let guest = guest::assemble(&kernel, &programs, flow, &options.e2e)?;
+        println!("\n== Linux {} under QEMU", kernel.version);
+        let results = machine::boot(&kernel, &guest, Duration::from_secs(options.patience))?;
+        ensure!(!results.is_empty(), "Linux {} ran no test", kernel.version);
+        for (name, passed) in results {
+            println!("{}: {name}: {}", choice.name(), if passed { "passed" } else { "FAILED" });
+            if !passed {
+                failed.push(format!("{name} on {}", choice.name()));
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+/// Builds a test program and gives its path.
+fn test_program(package: &str, test: &str) -> Result<PathBuf> {
+    let mut command = run::cargo();
+    command.args(["test", "--no-run", "-p", package, "--test", test]).stderr(Stdio::piped());
+    let out = command.output()?;
+    let text = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "`{}` failed:\n{text}", run::words(&command));
+    // "  Executable tests/e2e.rs (target/debug/deps/e2e-0123456789abcdef)"
+    let path = text.lines().rev().find_map(|line| line.trim().strip_prefix("Executable ")?.split_once('('));
+    let (_, path) = path.with_context(|| format!("cargo names no program for {test}"))?;
+    Ok(run::root().join(path.trim_end_matches(')')))
+}
