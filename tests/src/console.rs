@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use sandboxd_api::console::console_client::ConsoleClient;
 use sandboxd_api::console::delta::Change;
+use sandboxd_api::console::images_client::ImagesClient;
 use sandboxd_api::console::watch_response::Message;
 use sandboxd_api::console::{Check, Delta, ListChecksRequest, Snapshot, WatchRequest, WatchResponse};
 use tokio::time::timeout;
@@ -18,13 +19,15 @@ use crate::cri::channel;
 #[derive(Debug, Clone)]
 pub struct Console {
     pub client: ConsoleClient<Channel>,
+    pub images: ImagesClient<Channel>,
 }
 
 impl Console {
     /// # Errors
     /// When nobody listens on the socket.
     pub async fn connect(socket: &Path) -> Result<Self> {
-        Ok(Self { client: ConsoleClient::new(channel(socket).await?) })
+        let channel = channel(socket).await?;
+        Ok(Self { client: ConsoleClient::new(channel.clone()), images: ImagesClient::new(channel) })
     }
 
     /// Opens the stream; the snapshot and the deltas that follow it.

@@ -27,7 +27,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use archive::Format;
+pub use archive::{Format, Inbox};
 pub use content::{Algorithm, BadDigest, BlobWriter, Digest, Hasher};
 pub use error::ImageError;
 pub use hold::Hold;

@@ -25,8 +25,11 @@ fn main() -> ExitCode {
     }
     // Standard input itself stays open, so that nothing else gets the number 0: /dev/null takes it later.
     let Ok(daemon) = rustix::io::fcntl_dupfd_cloexec(&stdin, 3) else { return ExitCode::FAILURE };
-    // SAFETY: no handler is installed. SIGPIPE is ignored already (std's runtime).
-    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    // A log that reaches a limit of file size is an error to report (EFBIG), not this process's end.
+    for number in [libc::SIGHUP, libc::SIGXFSZ] {
+        // SAFETY: no handler is installed. SIGPIPE is ignored already (std's runtime).
+        unsafe { libc::signal(number, libc::SIG_IGN) };
+    }
     // What is forked to enter a container is visible there: nothing in it may look into the shim's memory or
     // open its descriptors.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);

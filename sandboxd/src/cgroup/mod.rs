@@ -20,7 +20,7 @@
 //!
 //! All calls block: on cgroup v1 the first write to a `cgroup.procs` after an idle spell waits 5 to 9 ms
 //! for a grace period of the kernel, so `attach` belongs on a blocking thread beside CNI.
-//! `oom_score_adj` is a property of processes, and the runtime's.
+//! `oom_score_adj` is a property of processes, and the runtime's; here it is only changed, for those in a cgroup.
 
 mod bpf;
 mod container;
@@ -33,6 +33,7 @@ mod holder;
 mod layout;
 mod limits;
 mod path;
+mod scores;
 mod systemd;
 #[cfg(test)]
 mod tests;

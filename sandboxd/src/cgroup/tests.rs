@@ -170,6 +170,27 @@ fn many_pods_share_the_default_parent_and_the_last_takes_it_along() {
 }
 
 #[test]
+fn scores_change_for_those_that_did_not_choose_their_own() {
+    let Some(cgroups) = real("oom scores") else { return };
+    let planned = cgroups.plan("", &pod("sntscore")).unwrap();
+    let made = cgroups.create(&planned, &Resources::default(), &Resources::default()).unwrap();
+    let (one, own, outside) = (Sleeper::new(), Sleeper::new(), Sleeper::new());
+    let path = |sleeper: &Sleeper| format!("/proc/{}/oom_score_adj", sleeper.pid());
+    let score = |sleeper: &Sleeper| std::fs::read_to_string(path(sleeper)).unwrap().trim().to_owned();
+    let before: i32 = score(&one).parse().unwrap();
+    std::fs::write(path(&own), "900").unwrap();
+    made.attach(one.pid()).unwrap();
+    made.attach(own.pid()).unwrap();
+    cgroups.set_oom_score(&planned, before, 700).unwrap();
+    assert_eq!([score(&one), score(&own), score(&outside)], ["700".into(), "900".into(), before.to_string()]);
+    cgroups.kill(&planned).unwrap();
+    drop((one, own));
+    cgroups.remove(&planned).unwrap();
+    // What is gone has no processes.
+    cgroups.set_oom_score(&planned, before, 700).unwrap();
+}
+
+#[test]
 fn kill_ends_everything() {
     let Some(cgroups) = real("cgroup kill") else { return };
     let planned = cgroups.plan("", &pod("sntkill")).unwrap();

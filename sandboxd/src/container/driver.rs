@@ -311,30 +311,39 @@ impl Drive {
             });
         }
         let old = container.spec.resources.clone();
-        if asked.oom_score_adj.is_some() && asked.oom_score_adj != old.oom_score_adj {
-            let source = RuntimeError::Unsupported {
-                what: format!(
-                    "oom_score_adj cannot be changed from {:?} to {:?} while the container runs: leave it out",
-                    old.oom_score_adj, asked.oom_score_adj
-                ),
-            };
-            return Err(ContainerError::Runtime {
-                action: "updating the container's resources failed",
-                source,
-            });
-        }
         let new = merge(&old, asked);
-        self.live.ground.limit(new.clone()).await?;
-        self.live.record.container.spec.resources = new;
+        self.limit(&old, &new).await?;
+        self.live.record.container.spec.resources = new.clone();
         if let Err(error) = self.live.ground.record(&self.live.record) {
             self.live.record.container.spec.resources = old.clone();
-            if let Err(error) = self.live.ground.limit(old).await {
-                tracing::warn!(container = %self.container().id, %error, "the new limits stay");
-            }
+            self.unlimit(&new, &old).await;
             return Err(error);
         }
         self.live.store.publish(self.container().clone());
         Ok(())
+    }
+
+    /// All of them, or none.
+    async fn limit(&self, from: &Resources, to: &Resources) -> Result<(), ContainerError> {
+        self.live.ground.limit(to.clone()).await?;
+        if let Err(error) = self.score(from, to).await {
+            self.unlimit(to, from).await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn score(&self, from: &Resources, to: &Resources) -> Result<(), ContainerError> {
+        let (from, to) = (from.oom_score_adj.unwrap_or(0), to.oom_score_adj.unwrap_or(0));
+        if from == to { Ok(()) } else { self.live.ground.oom_score(from, to).await }
+    }
+
+    /// Takes limits back.
+    async fn unlimit(&self, from: &Resources, to: &Resources) {
+        let limits = self.live.ground.limit(to.clone()).await;
+        if let Err(error) = limits.and(self.score(from, to).await) {
+            tracing::warn!(container = %self.container().id, %error, "some of the new limits stay");
+        }
     }
 
     /// Writes and shows the present state.

@@ -220,9 +220,20 @@ async fn limits_change_or_stay() {
     assert!(rig.driver.update(shares(300)).await.is_err());
     assert_eq!(rig.done.take(), ["shares Some(300)", "record Running", "shares Some(100)"], "taken back");
     assert_eq!(rig.now().spec.resources.cpu_shares, Some(100));
-    let adjusted = Resources { oom_score_adj: Some(5), ..shares(400) };
-    assert!(rig.driver.update(adjusted).await.is_err(), "a change that cannot be made is no success");
     rig.ground.record_fails.store(false, Ordering::Relaxed);
+    let adjusted = Resources { oom_score_adj: Some(5), ..shares(400) };
+    rig.ground.score_fails.store(true, Ordering::Relaxed);
+    assert!(rig.driver.update(adjusted.clone()).await.is_err(), "a change that cannot be made is no success");
+    assert_eq!(
+        rig.done.take()[..4],
+        ["shares Some(400)", "score 0 to 5", "shares Some(100)", "score 5 to 0"]
+    );
+    assert_eq!(rig.now().spec.resources.oom_score_adj, None);
+    rig.ground.score_fails.store(false, Ordering::Relaxed);
+    rig.driver.update(adjusted.clone()).await.unwrap();
+    assert_eq!(rig.done.take(), ["shares Some(400)", "score 0 to 5", "record Running"]);
+    rig.driver.update(adjusted).await.unwrap();
+    assert_eq!(rig.done.take(), ["shares Some(400)", "record Running"], "it has it already");
     rig.driver.stop(Duration::ZERO).await.unwrap();
     let late = rig.driver.update(shares(500)).await.unwrap_err();
     assert!(matches!(late, ContainerError::State { .. }), "{late}");

@@ -139,6 +139,7 @@ pub(super) struct FakeGround {
     pub clear_fails: AtomicBool,
     pub record_fails: AtomicBool,
     pub limit_fails: AtomicBool,
+    pub score_fails: AtomicBool,
 }
 
 fn broken() -> ContainerError {
@@ -162,6 +163,10 @@ impl Ground for FakeGround {
     async fn limit(&self, resources: Resources) -> Result<(), ContainerError> {
         self.done.note(format!("shares {:?}", resources.cpu_shares));
         if self.limit_fails.load(Ordering::Relaxed) { Err(broken()) } else { Ok(()) }
+    }
+    async fn oom_score(&self, from: i32, to: i32) -> Result<(), ContainerError> {
+        self.done.note(format!("score {from} to {to}"));
+        if self.score_fails.load(Ordering::Relaxed) { Err(broken()) } else { Ok(()) }
     }
     fn record(&self, record: &Record) -> Result<(), ContainerError> {
         self.done.note(format!("record {:?}", record.container.state));

@@ -20,6 +20,8 @@ pub(super) trait Ground: Send + Sync + std::fmt::Debug {
     /// How many processes of it the kernel has killed for lack of memory.
     async fn oom_kills(&self) -> u64;
     async fn limit(&self, resources: Resources) -> Result<(), ContainerError>;
+    /// Of its processes, those that have `from` get `to`.
+    async fn oom_score(&self, from: i32, to: i32) -> Result<(), ContainerError>;
     fn record(&self, record: &Record) -> Result<(), ContainerError>;
     /// The cgroup, what the container wrote, the record; the record last, so that what fails is tried again at
     /// the next start. Idempotent.
@@ -58,6 +60,11 @@ impl Ground for Node {
     async fn limit(&self, resources: Resources) -> Result<(), ContainerError> {
         let (cgroups, planned) = (self.cgroups.clone(), self.planned.clone());
         blocking(move || cgroups.update(&planned, &resources, &Resources::default())).await
+    }
+
+    async fn oom_score(&self, from: i32, to: i32) -> Result<(), ContainerError> {
+        let (cgroups, planned) = (self.cgroups.clone(), self.planned.clone());
+        blocking(move || cgroups.set_oom_score(&planned, from, to)).await
     }
 
     fn record(&self, record: &Record) -> Result<(), ContainerError> {

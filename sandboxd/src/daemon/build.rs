@@ -97,7 +97,7 @@ impl Daemon {
                 unprivileged_icmp: config.pod.unprivileged_icmp,
             },
         };
-        let pods = Pods::new(handlers, Arc::new(rooms));
+        let pods = Pods::new(handlers, former(&config, &native), Arc::new(rooms));
         pods.recover(&journal).await?;
         pods.collect_garbage(&network).await;
         let images = Images::open(&config.root.join("images"), image::settings(&config.image))?;
@@ -180,6 +180,18 @@ async fn pod_handlers(config: &Config, native: &Arc<NativeRuntime>) -> BTreeMap<
         (name, PodHandler { runtime, flow: handler.flow })
     });
     join_all(made).await.into_iter().collect()
+}
+
+/// Handlers of OCI runtimes that kept state here and are not in the configuration any more.
+fn former(config: &Config, native: &Arc<NativeRuntime>) -> BTreeMap<String, Arc<dyn Runtime>> {
+    let known = config.handlers();
+    let left = OciRuntime::kept(&config.state).into_iter().filter(|name| !known.contains_key(name));
+    left.map(|name| {
+        let runtime: Arc<dyn Runtime> =
+            Arc::new(OciRuntime::former(Arc::clone(native), &name, &config.state));
+        (name, runtime)
+    })
+    .collect()
 }
 
 /// What CRI Status says of each handler: no feature is true that was not seen to work.

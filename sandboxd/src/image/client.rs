@@ -12,6 +12,7 @@ use sandboxd_api::{MAX_MESSAGE_SIZE, console, cri};
 use tokio_stream::StreamExt as _;
 use tonic::transport::{Channel, Endpoint};
 
+use super::client_archives;
 use crate::config::Config;
 
 /// What is done with images.
@@ -45,6 +46,7 @@ pub enum ImageCommand {
     },
     /// Bring in all images of an archive: an OCI layout (a directory or a tar), or a tar of `docker save`
     Import {
+        /// "-": standard input
         file: PathBuf,
         /// The name of an image that has none in the archive, or the repository of its tags
         #[arg(long)]
@@ -52,6 +54,7 @@ pub enum ImageCommand {
     },
     /// Write images into an archive
     Export {
+        /// "-": standard output
         file: PathBuf,
         #[arg(required = true)]
         references: Vec<String>,
@@ -75,10 +78,8 @@ pub async fn run(command: ImageCommand, config: &Config) -> anyhow::Result<()> {
         ImageCommand::Remove { references } => remove(config, references).await,
         ImageCommand::Import { file, name } => import(config, &file, name).await,
         ImageCommand::Export { file, references, format } => {
-            let path = absolute(&file)?;
-            let request = console::ExportRequest { path, format, references };
-            console_of(config).await?.export(request).await.map_err(refused)?;
-            Ok(())
+            let request = console::ExportRequest { path: String::new(), format, references };
+            client_archives::export(&mut console_of(config).await?, &file, request).await
         }
     }
 }
@@ -165,10 +166,8 @@ async fn remove(config: &Config, references: Vec<String>) -> anyhow::Result<()> 
 }
 
 async fn import(config: &Config, file: &Path, name: Option<String>) -> anyhow::Result<()> {
-    let path = absolute(file)?;
-    let request = console::ImportRequest { path, name: name.unwrap_or_default() };
-    let answer = console_of(config).await?.import(request).await.map_err(refused)?;
-    for image in answer.into_inner().images {
+    let mut client = console_of(config).await?;
+    for image in client_archives::import(&mut client, file, name.unwrap_or_default()).await?.images {
         let names = if image.names.is_empty() { vec!["<none>".to_owned()] } else { image.names };
         for name in names {
             print(&format!("{}  {name}\n", image.id))?;
@@ -179,15 +178,6 @@ async fn import(config: &Config, file: &Path, name: Option<String>) -> anyhow::R
 
 fn spec(image: String) -> cri::ImageSpec {
     cri::ImageSpec { image, ..cri::ImageSpec::default() }
-}
-
-/// The daemon opens it, from a working directory of its own.
-fn absolute(file: &Path) -> anyhow::Result<String> {
-    if file.as_os_str() == "-" {
-        bail!("the daemon reads and writes files, not pipes: name a file instead of \"-\"");
-    }
-    let path = std::path::absolute(file).with_context(|| format!("finding {}", file.display()))?;
-    path.into_os_string().into_string().map_err(|path| anyhow::anyhow!("{path:?} is not UTF-8: rename it"))
 }
 
 /// "user:password"; a password on standard input is not in the list of processes.
@@ -216,7 +206,7 @@ fn size(bytes: u64) -> String {
 
 /// The daemon's words are the message.
 #[expect(clippy::needless_pass_by_value, reason = "a map_err argument")]
-fn refused(status: tonic::Status) -> anyhow::Error {
+pub(super) fn refused(status: tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{}", status.message())
 }
 

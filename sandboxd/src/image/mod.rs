@@ -1,7 +1,9 @@
 //! The images of this node: the store and the pulls of the crate `sandboxd-image`, as the configuration has
 //! them.
 
+mod archives;
 mod client;
+mod client_archives;
 mod service;
 
 use std::path::{Path, PathBuf};

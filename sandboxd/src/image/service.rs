@@ -5,16 +5,17 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::Stream;
+use sandboxd_api::MAX_MESSAGE_SIZE;
 use sandboxd_api::console as api;
 use sandboxd_api::console::images_server::{Images, ImagesServer};
 use sandboxd_image::pull::{LayerState, PullProgress, PullState};
 use sandboxd_image::registry::Credentials;
-use sandboxd_image::{Format, PullRequest, Reference};
+use sandboxd_image::{PullRequest, Reference};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::ImageRoom;
+use super::{ImageRoom, archives};
 use crate::cri::CriError;
 
 /// Between two words on a pull's progress.
@@ -23,7 +24,7 @@ const PERIOD: Duration = Duration::from_millis(200);
 /// The service over these images.
 #[must_use]
 pub fn server(room: ImageRoom) -> ImagesServer<impl Images> {
-    ImagesServer::new(Service { room })
+    ImagesServer::new(Service { room }).max_decoding_message_size(MAX_MESSAGE_SIZE)
 }
 
 #[derive(Debug)]
@@ -63,11 +64,7 @@ impl Images for Service {
         let path = absolute(&request.path)?;
         let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
         let images = self.room.images().import(&path, name).await.map_err(CriError::Image)?;
-        let images = images.iter().map(|image| api::ImportedImage {
-            id: image.id.to_string(),
-            names: image.repo_tags.iter().chain(&image.repo_digests).cloned().collect(),
-        });
-        Ok(Response::new(api::ImportResponse { images: images.collect() }))
+        Ok(Response::new(archives::imported(&images)))
     }
 
     async fn export(
@@ -76,20 +73,30 @@ impl Images for Service {
     ) -> Result<Response<api::ExportResponse>, Status> {
         let request = request.into_inner();
         let path = absolute(&request.path)?;
-        let format = match request.format.as_str() {
-            "" | "oci" => Format::Oci,
-            "docker" => Format::Docker,
-            other => {
-                let why = format!("format = {other:?}: write \"oci\" or \"docker\"");
-                return Err(Status::invalid_argument(why));
-            }
-        };
+        let format = archives::format(&request.format)?;
         if request.references.is_empty() {
             return Err(Status::invalid_argument("no image to export: name at least one"));
         }
         let images = self.room.images();
         images.export(&request.references, format, &path).await.map_err(CriError::Image)?;
         Ok(Response::new(api::ExportResponse {}))
+    }
+
+    async fn import_stream(
+        &self,
+        request: Request<Streaming<api::ImportChunk>>,
+    ) -> Result<Response<api::ImportResponse>, Status> {
+        archives::receive(&self.room, request.into_inner()).await.map(Response::new)
+    }
+
+    type ExportStreamStream = ReceiverStream<Result<api::ExportChunk, Status>>;
+
+    async fn export_stream(
+        &self,
+        request: Request<api::ExportRequest>,
+    ) -> Result<Response<Self::ExportStreamStream>, Status> {
+        let chunks = archives::send(&self.room, request.into_inner())?;
+        Ok(Response::new(ReceiverStream::new(chunks)))
     }
 }
 

@@ -27,6 +27,8 @@ pub struct PodHandler {
 #[derive(Debug)]
 pub struct Pods {
     handlers: BTreeMap<String, PodHandler>,
+    /// Handlers that left the configuration while pods of theirs run: for these alone.
+    former: BTreeMap<String, Arc<dyn Runtime>>,
     pub(super) effects: Arc<dyn Effects>,
     pub(super) store: Arc<Store>,
     drivers: Mutex<HashMap<PodId, Driver>>,
@@ -40,9 +42,14 @@ pub struct Pods {
 }
 
 impl Pods {
-    pub(crate) fn new(handlers: BTreeMap<String, PodHandler>, effects: Arc<dyn Effects>) -> Arc<Self> {
+    pub(crate) fn new(
+        handlers: BTreeMap<String, PodHandler>,
+        former: BTreeMap<String, Arc<dyn Runtime>>,
+        effects: Arc<dyn Effects>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             handlers,
+            former,
             effects,
             store: Arc::default(),
             drivers: Mutex::default(),
@@ -202,6 +209,11 @@ impl Pods {
         if tokio::time::timeout(patience, self.flows.wait()).await.is_err() {
             tracing::warn!("flows still on their way at the end: the next start undoes them");
         }
+    }
+
+    /// What adopts a pod whose handler is not in the configuration: any native one can stop and remove it.
+    pub(super) fn former(&self, name: &str) -> Option<&Arc<dyn Runtime>> {
+        self.former.get(name).or_else(|| self.handlers.values().next().map(|any| &any.runtime))
     }
 
     pub(super) fn handler(&self, name: &str) -> Result<&PodHandler, PodError> {

@@ -109,10 +109,12 @@ impl Pods {
         let runtime = match self.handler(&pod.spec.handler) {
             Ok(handler) => Arc::clone(&handler.runtime),
             Err(error) => {
-                // The handler left the configuration; any native one can stop and remove the pod.
-                let Some(any) = self.handlers().values().next() else { return };
-                tracing::warn!(pod = %pod.id, error = chain(&error), "adopted by another handler");
-                Arc::clone(&any.runtime)
+                let Some(former) = self.former(&pod.spec.handler) else { return };
+                tracing::warn!(
+                    pod = %pod.id, error = chain(&error),
+                    "its handler is no longer in the configuration: what runs goes on, and can be removed"
+                );
+                Arc::clone(former)
             }
         };
         let infra = match runtime.adopt(&pod.id, &dir).await {
@@ -149,9 +151,10 @@ impl Pods {
 
     /// A shim of a half-made pod still waits for its daemon. False: it was found, and could not be killed.
     async fn kill_leftover(&self, id: &PodId, pod: Option<&Pod>) -> bool {
-        let handler = pod.and_then(|p| self.handlers().get(&p.spec.handler));
-        let Some(handler) = handler.or_else(|| self.handlers().values().next()) else { return true };
-        if let Ok(infra) = handler.runtime.adopt(id, &self.effects.dir(id)).await
+        let name = pod.map_or("", |pod| pod.spec.handler.as_str());
+        let known = self.handlers().get(name).map(|handler| &handler.runtime);
+        let Some(runtime) = known.or_else(|| self.former(name)) else { return true };
+        if let Ok(infra) = runtime.adopt(id, &self.effects.dir(id)).await
             && let Err(error) = infra.kill().await
         {
             tracing::warn!(pod = %id, error = chain(&error), "killing its infra container failed");

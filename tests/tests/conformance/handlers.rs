@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sandboxd_api::cri::{ContainerState, StatusRequest};
+use sandboxd_api::cri::{ContainerState, ExecSyncRequest, StatusRequest};
 use sandboxd_tests::bins;
 use sandboxd_tests::e2e::E2e;
 use sandboxd_tests::node::{Node, Options};
@@ -93,6 +93,30 @@ fn runc_executes_and_stops_with_grace() {
 }
 
 #[test]
+fn all_that_a_timed_out_exec_of_runc_started_is_killed() {
+    both_on_runc(async |stage| {
+        let kube = &stage.kube;
+        let id = kube.run(&stage.pod, stage.container("timed").waits()).await?;
+        // A session of its own, whose parent has ended: no tree leads to it.
+        let script =
+            "setsid sh -c 'sh -c \"while :; do date > /tmp/alive; sleep 0.05; done\" &' & sleep 1000";
+        let request = ExecSyncRequest {
+            container_id: id.clone(),
+            cmd: ["sh", "-c", script].map(str::to_owned).into(),
+            timeout: 1,
+        };
+        refused(kube.runtime.clone().exec_sync(request).await, Code::DeadlineExceeded, &["1s"])?;
+        kube.asked(&id, &["rm", "-f", "/tmp/alive"]).await?;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let left = kube.exec(&id, &["ls", "/tmp/alive"]).await?;
+        ensure!(left.exit_code != 0, "it still writes");
+        // And what runs beside it goes on.
+        ensure!(kube.asked(&id, &["echo", "here"]).await? == "here");
+        Ok(())
+    });
+}
+
+#[test]
 fn containers_of_runc_share_the_pod() {
     both_on_runc(async |stage| {
         let kube = &stage.kube;
@@ -131,6 +155,46 @@ fn runc_goes_on_after_kill_minus_nine_of_the_daemon() {
         ensure!(kube.status(&id).await?.exit_code == 5);
         kube.remove(&id).await?;
         let kept = kept(stage.node)?;
+        ensure!(kept.is_empty(), "{kept:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_handler_that_left_the_configuration_leaves_what_runs() {
+    let Some(runc) = bins::on_path("runc") else {
+        eprintln!("SKIPPED: no runc");
+        return;
+    };
+    let config = format!("[handlers.mine]\nruntime = \"oci\"\npath = \"{}\"\n", runc.display());
+    let options = Options { config, ..Options::default() };
+    E2e::default().needs(Need::Runc).options(options).run(async |node| {
+        node.load_busybox()?;
+        let kube = Kube::connect(node).await?;
+        let pod = kube.pod_with(node.pod("mine").userns(), "mine").await?;
+        let request = sandboxd_tests::workload::Request::new("c", crate::support::IMAGE);
+        let id = kube.run(&pod, request.sh("trap 'exit 5' USR2; while :; do sleep 0.05; done")).await?;
+        let request = sandboxd_tests::workload::Request::new("killed", crate::support::IMAGE);
+        let second = kube.run(&pod, request.waits()).await?;
+        node.kill_daemon()?;
+        std::fs::write(node.path("config.toml"), "")?;
+        node.spawn().await?;
+        let kube = Kube::connect(node).await?;
+        ensure!(kube.status(&id).await?.state() == ContainerState::ContainerRunning);
+        ensure!(kube.asked(&id, &["echo", "still"]).await? == "still");
+        kube.stop(&id, 30).await?;
+        ensure!(kube.status(&id).await?.exit_code == 5);
+        let request = sandboxd_tests::workload::Request::new("new", crate::support::IMAGE);
+        let made = kube.create(&pod, request.waits()).await;
+        ensure!(
+            made.is_err_and(|status| status.message().contains("mine")),
+            "made by a handler that is gone"
+        );
+        // With the pod go its containers, their shims and what the runtime keeps of them.
+        ensure!(kube.status(&second).await?.state() == ContainerState::ContainerRunning);
+        kube.cri.stop(&pod.id).await?;
+        kube.cri.remove(&pod.id).await?;
+        let kept: Vec<_> = std::fs::read_dir(node.path("run/oci/mine"))?.collect();
         ensure!(kept.is_empty(), "{kept:?}");
         Ok(())
     });

@@ -90,13 +90,21 @@ fn an_update_is_all_or_an_error() {
         );
         // What was not named stays.
         ensure!(resources.cpu_shares == 512, "{resources:?}");
+        // kubelet sends a new one with every resize of a burstable pod's memory.
+        update(LinuxContainerResources { oom_score_adj: 500, ..Default::default() }).await?;
+        let score = ["cat", "/proc/1/oom_score_adj", "/proc/self/oom_score_adj"];
+        ensure!(stage.kube.asked(&id, &score).await? == "500\n500", "not told to the container's processes");
+        let resources = stage.kube.status(&id).await?.resources.and_then(|r| r.linux).unwrap_or_default();
+        ensure!(resources.oom_score_adj == 500, "{resources:?}");
         let bad = LinuxContainerResources {
             memory_limit_in_bytes: 128 << 20,
+            oom_score_adj: 700,
             cpuset_cpus: "4000".into(),
             ..Default::default()
         };
         ensure!(update(bad).await.is_err(), "a processor that is not there was taken");
         ensure!(limit()? == (96u64 << 20).to_string(), "half of a failed update stayed: {}", limit()?);
+        ensure!(stage.kube.asked(&id, &score).await? == "500\n500", "half of a failed update stayed");
         refused(
             stage
                 .kube

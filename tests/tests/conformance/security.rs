@@ -187,7 +187,6 @@ fn privileged_needs_a_privileged_pod_and_has_everything() {
 }
 
 // cri: LinuxContainerSecurityContext.apparmor, LinuxContainerSecurityContext.apparmor_profile
-// cri: LinuxContainerSecurityContext.selinux_options
 #[test]
 fn profiles_of_modules_that_are_not_there_are_refused_by_name() {
     userns(async |stage| {
@@ -200,9 +199,27 @@ fn profiles_of_modules_that_are_not_there_are_refused_by_name() {
         refused(stage.kube.create(&stage.pod, request.waits()).await, Code::InvalidArgument, &["apparmor"])?;
         let request = stage.container("b").with_security(|s| s.apparmor_profile = "localhost/mine".into());
         refused(stage.kube.create(&stage.pod, request.waits()).await, Code::InvalidArgument, &["apparmor"])?;
-        let options = sandboxd_api::cri::SeLinuxOption { r#type: "container_t".into(), ..Default::default() };
-        let request = stage.container("c").with_security(|s| s.selinux_options = Some(options));
-        refused(stage.kube.create(&stage.pod, request.waits()).await, Code::InvalidArgument, &["selinux"])
+        Ok(())
+    });
+}
+
+// cri: LinuxSandboxSecurityContext.selinux_options, LinuxContainerSecurityContext.selinux_options
+#[test]
+fn selinux_labels_are_taken_where_there_is_no_selinux() {
+    userns(async |stage| {
+        if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+            return Ok(());
+        }
+        // As the daemon sets that run on all kinds of nodes have it.
+        let options = sandboxd_api::cri::SeLinuxOption { r#type: "spc_t".into(), ..Default::default() };
+        let request = stage.container("c").with_security(|s| s.selinux_options = Some(options.clone()));
+        stage.kube.run(&stage.pod, request.waits()).await?;
+        let mut pod = stage.node.pod("labelled").build();
+        let linux = pod.linux.get_or_insert_default();
+        linux.security_context.get_or_insert_default().selinux_options = Some(options);
+        let id = stage.kube.cri.run(pod).await?;
+        stage.kube.cri.remove(&id).await?;
+        Ok(())
     });
 }
 

@@ -3,8 +3,10 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use sandboxd_api::console::ImportChunk;
 use sandboxd_api::cri::image_service_client::ImageServiceClient;
 use sandboxd_api::cri::{
     AuthConfig, Image, ImageFilter, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, ImageStatusResponse,
@@ -273,7 +275,7 @@ fn a_certificate_is_trusted_once_hosts_toml_says_so() {
         let client = Client::of(node).await?;
         let (reference, auth) = (&served.reference, || Some(user("user", "secret")));
         let unknown = client.pull(reference, auth()).await;
-        refused(unknown, Code::Unavailable, &["RegistryUnavailable", "certificate"])?;
+        refused(unknown, Code::Unknown, &["RegistryUnavailable", "certificate"])?;
         let text =
             format!("server = \"{}\"\nca = \"{}\"\n", served.registry.url(), served.registry.ca().display());
         served.write_hosts(&served.registry.host(), &text)?;
@@ -297,7 +299,7 @@ fn a_registry_that_asks_for_a_certificate() {
         let ca =
             format!("server = \"{}\"\nca = \"{}\"\n", served.registry.url(), served.registry.ca().display());
         served.write_hosts(&served.registry.host(), &ca)?;
-        refused(client.pull(&served.reference, None).await, Code::Unavailable, &["RegistryUnavailable"])?;
+        refused(client.pull(&served.reference, None).await, Code::Unknown, &["RegistryUnavailable"])?;
         let text = format!("{ca}client = [[\"{}\", \"{}\"]]\n", cert.display(), key.display());
         served.write_hosts(&served.registry.host(), &text)?;
         ensure!(client.pull(&served.reference, None).await? == served.written.id);
@@ -338,7 +340,8 @@ fn absent_and_unreachable_are_told_apart() {
         let host = served.registry.host();
         refused(client.pull(&format!("{host}/test/none:1"), None).await, Code::NotFound, &["test/none"])?;
         let nobody = client.pull("127.0.0.1:1/a/b:1", None).await.expect_err("nobody listens there");
-        ensure!(nobody.code() == Code::Unavailable, "{nobody:?}");
+        // With any other code kubelet does not look at the word.
+        ensure!(nobody.code() == Code::Unknown, "{nobody:?}");
         ensure!(nobody.message().starts_with("RegistryUnavailable"), "kubelet does not know {nobody:?}");
         ensure!(client.list("").await?.is_empty());
         Ok(())
@@ -424,12 +427,68 @@ fn the_command_line_brings_images_in_and_out() {
         ensure!(!ok && err.contains(BUSYBOX), "{err}");
         let (ok, out, err) = run(&["import", &copy])?;
         ensure!(ok && out.contains(&written.id), "{out}{err}");
+        std::fs::remove_file(copy.as_ref())?;
         let (ok, _, err) = run(&["import", "/nonexistent.tar"])?;
         ensure!(!ok && err.contains("/nonexistent.tar"), "{err}");
         let (ok, _, err) = run(&["export", &copy, "no.test/such:1"])?;
         ensure!(!ok && err.contains("no.test/such:1"), "{err}");
+        ensure!(!std::path::Path::new(copy.as_ref()).exists(), "an archive of nothing was left");
         let (ok, _, err) = run(&["pull", "127.0.0.1:1/a/b:1"])?;
         ensure!(!ok && err.contains("RegistryUnavailable"), "{err}");
+        Ok(())
+    });
+}
+
+#[test]
+fn archives_come_and_go_through_pipes() {
+    E2e::default().run(async |node| {
+        let archive = node.path("busybox.tar");
+        let written = busybox()?.write(&archive)?;
+        let import = |from: std::process::Stdio| -> Result<std::process::Output> {
+            Ok(node.sandboxd(&["image", "import", "-"]).stdin(from).output()?)
+        };
+        let output = import(std::fs::File::open(&archive)?.into())?;
+        ensure!(String::from_utf8_lossy(&output.stdout).contains(&written.id), "{output:?}");
+        for format in ["oci", "docker"] {
+            let output = node.sandboxd(&["image", "export", "--format", format, "-", BUSYBOX]).output()?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            ensure!(node.sandboxd(&["image", "remove", BUSYBOX]).output()?.status.success());
+            let copy = node.path("copy.tar");
+            std::fs::write(&copy, &output.stdout)?;
+            let output = import(std::fs::File::open(&copy)?.into())?;
+            ensure!(String::from_utf8_lossy(&output.stdout).contains(&written.id), "{format}: {output:?}");
+        }
+        let output = node.sandboxd(&["image", "export", "-", "no.test/such:1"]).output()?;
+        ensure!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn half_an_archive_leaves_nothing() {
+    E2e::default().run(async |node| {
+        let archive = node.path("busybox.tar");
+        busybox()?.write(&archive)?;
+        let bytes = std::fs::read(&archive)?;
+        let chunk =
+            |from: usize, last| ImportChunk { data: bytes[from..].to_vec(), last, ..Default::default() };
+        let mut images = node.console().await?.images;
+        // The whole of it, but without the word that it is.
+        let cut = images.import_stream(tokio_stream::iter([chunk(0, false)])).await;
+        refused(cut, Code::Aborted, &["broke off"])?;
+        // From the middle on, it is no archive.
+        let wrong = images.import_stream(tokio_stream::iter([chunk(bytes.len() / 2, true)])).await;
+        refused(wrong, Code::InvalidArgument, &["as sent"])?;
+        // A client that goes away meanwhile.
+        let (out, chunks) = tokio::sync::mpsc::channel(1);
+        out.send(chunk(0, false)).await?;
+        let mut gone = node.console().await?.images;
+        let call = gone.import_stream(tokio_stream::wrappers::ReceiverStream::new(chunks));
+        ensure!(tokio::time::timeout(Duration::from_millis(200), call).await.is_err(), "it was answered");
+        drop(out);
+        ensure!(Client::of(node).await?.list("").await?.is_empty());
+        let left: Vec<_> = std::fs::read_dir(node.path("root/images/ingest"))?.collect();
+        ensure!(left.is_empty(), "{left:?}");
         Ok(())
     });
 }

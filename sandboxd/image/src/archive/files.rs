@@ -90,6 +90,11 @@ impl Files {
                 .map_err(|e| ImageError::io("open", path)(e.into()))?;
             return Ok(Self { path: path.to_owned(), kind: FilesKind::Directory(dir) });
         }
+        Self::of(file, path, spool, limit)
+    }
+
+    /// A tar that is open already; `path` is what errors call it. Blocks.
+    pub(super) fn of(file: File, path: &Path, spool: &Path, limit: u64) -> Result<Self, ImageError> {
         let mut magic = [0; 8];
         let length = file.read_at(&mut magic, 0).map_err(ImageError::io("read", path))?;
         let file = if compression(&magic[..length]) == Compression::None {
@@ -167,13 +172,18 @@ impl Files {
     }
 }
 
+/// A file that has no name: it goes when it is closed, also by a crash.
+pub(super) fn nameless(dir: &Path) -> Result<File, ImageError> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let fd = openat(CWD, dir, flags, Mode::from_raw_mode(0o600));
+    Ok(File::from(fd.map_err(|e| ImageError::io("make a file in", dir)(e.into()))?))
+}
+
 /// A compressed tar, plain, in a file that has no name.
 fn spooled(file: File, path: &Path, spool: &Path, limit: u64) -> Result<File, ImageError> {
     let wrong = |why: String| ImageError::Archive { path: path.to_owned(), why };
     let input = decompressed(file).map_err(|e| wrong(chain(&e)))?;
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let fd = openat(CWD, spool, flags, Mode::from_raw_mode(0o600));
-    let mut output = File::from(fd.map_err(|e| ImageError::io("make a file in", spool)(e.into()))?);
+    let mut output = nameless(spool)?;
     let copied =
         io::copy(&mut input.take(limit + 1), &mut output).map_err(ImageError::io("decompress", path))?;
     if copied > limit {

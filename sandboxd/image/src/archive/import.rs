@@ -1,10 +1,11 @@
 //! Archives brought in.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::files::{Content, Files};
+use super::files::{Content, Files, nameless};
 use super::{docker, oci};
 use crate::content::BlobWriter;
 use crate::error::ImageError;
@@ -25,6 +26,17 @@ pub(super) struct Incoming {
     pub names: Names,
 }
 
+/// What errors call an archive that has no path.
+const SENT: &str = "(as sent)";
+
+/// An archive being sent: a file without a name, gone with whoever holds it.
+#[derive(Debug)]
+pub struct Inbox {
+    file: File,
+    written: u64,
+    limit: u64,
+}
+
 impl Images {
     /// Imports all images of an archive: an OCI layout as a directory or a tar, or a tar as `docker save` and
     /// `skopeo copy … docker-archive:` write them; tars may be compressed. `name` is the repository of images
@@ -39,9 +51,40 @@ impl Images {
         name: Option<&str>,
     ) -> Result<Vec<Arc<Image>>, ImageError> {
         let (path, spool) = (archive.to_owned(), self.blobs.ingest_dir().to_owned());
-        let (limit, name) = (self.settings.limits.max_layer, name.map(str::to_owned));
+        let limit = self.settings.limits.max_layer;
+        self.import_files(move || Files::open(&path, &spool, limit), name).await
+    }
+
+    /// Where the bytes of an archive that is sent are collected. Blocks.
+    ///
+    /// # Errors
+    /// When no file can be made.
+    pub fn inbox(&self) -> Result<Inbox, ImageError> {
+        let file = nameless(self.blobs.ingest_dir())?;
+        Ok(Inbox { file, written: 0, limit: self.settings.limits.max_layer })
+    }
+
+    /// [`import`](Self::import) of what was sent.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn import_sent(
+        self: &Arc<Self>,
+        inbox: Inbox,
+        name: Option<&str>,
+    ) -> Result<Vec<Arc<Image>>, ImageError> {
+        let (spool, limit) = (self.blobs.ingest_dir().to_owned(), self.settings.limits.max_layer);
+        self.import_files(move || Files::of(inbox.file, Path::new(SENT), &spool, limit), name).await
+    }
+
+    async fn import_files(
+        self: &Arc<Self>,
+        open: impl FnOnce() -> Result<Files, ImageError> + Send + 'static,
+        name: Option<&str>,
+    ) -> Result<Vec<Arc<Image>>, ImageError> {
+        let name = name.map(str::to_owned);
         let read = move || {
-            let files = Files::open(&path, &spool, limit)?;
+            let files = open()?;
             let found = if files.find("index.json")?.is_some() {
                 oci::read(&files, name.as_deref())?
             } else if files.find("manifest.json")?.is_some() {
@@ -72,6 +115,21 @@ impl Images {
         let layers = incoming.parsed.layers.iter().cloned().zip(incoming.diff_ids).collect();
         ingest.unpack_layers(layers).await?;
         ingest.commit(incoming.manifest, incoming.config, incoming.names).await
+    }
+}
+
+impl Inbox {
+    /// Appends bytes. Blocks for as long as copying them into the page cache takes.
+    ///
+    /// # Errors
+    /// When they are more than an archive may have, or the disk refuses them.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
+        self.written = self.written.saturating_add(bytes.len() as u64);
+        if self.written > self.limit {
+            let why = format!("it is larger than the limit of {} bytes", self.limit);
+            return Err(ImageError::Archive { path: SENT.into(), why });
+        }
+        self.file.write_all(bytes).map_err(ImageError::io("write the archive", Path::new(SENT)))
     }
 }
 

@@ -9,6 +9,7 @@ mod oci;
 mod tests;
 
 pub use export::Format;
+pub use import::Inbox;
 
 /// The annotations that name an image in an index: containerd's has the whole name, OCI's may have only the
 /// tag.

@@ -165,3 +165,19 @@ async fn a_compressed_archive() {
     encoder.finish().unwrap();
     assert_eq!(images.import(&packed, None).await.unwrap()[0].repo_tags, ["example.org/one:1"]);
 }
+
+#[tokio::test]
+async fn what_is_sent_is_bounded_and_nameless() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = crate::settings::Limits { max_layer: 1000, ..Default::default() };
+    let images = Images::open(dir.path(), Settings { limits, ..Settings::default() }).unwrap();
+    let mut inbox = images.inbox().unwrap();
+    inbox.write(&[0; 600]).unwrap();
+    let error = inbox.write(&[0; 600]).unwrap_err().to_string();
+    assert!(error.contains("(as sent)") && error.contains("1000"), "{error}");
+    assert_eq!(fs::read_dir(dir.path().join("ingest")).unwrap().count(), 0);
+    let mut inbox = images.inbox().unwrap();
+    inbox.write(b"no tar at all, but not too long").unwrap();
+    let error = images.import_sent(inbox, None).await.unwrap_err().to_string();
+    assert!(error.contains("(as sent)"), "{error}");
+}

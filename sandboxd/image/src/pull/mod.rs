@@ -138,7 +138,8 @@ impl Puller {
         match &outcome {
             Ok(image) => {
                 let (bytes, took) = (place.now().total(), started.elapsed());
-                tracing::info!(%reference, image = %image.id, bytes, ?took, "image pulled");
+                let rate = rate(bytes, took);
+                tracing::info!(%reference, image = %image.id, bytes, ?took, rate, "image pulled");
             }
             Err(error) => {
                 if is_worth_keeping(error) {
@@ -196,15 +197,24 @@ fn is_worth_keeping(error: &PullError) -> bool {
 
 /// Says where a pull is, every now and then.
 async fn report(place: &Place) -> std::convert::Infallible {
+    let mut before = 0;
     loop {
         tokio::time::sleep(REPORT).await;
         let now = place.now();
+        let rate = rate(now.done().saturating_sub(before), REPORT);
+        before = now.done();
         let left = now.layers.iter().filter(|layer| layer.state != LayerState::Done).count();
         tracing::info!(
             reference = %now.reference, state = ?now.state, done = now.done(), total = now.total(), left,
-            "still pulling"
+            rate, "still pulling"
         );
     }
+}
+
+/// "12.3 MB/s"
+fn rate(bytes: u64, time: Duration) -> String {
+    let tenths = u128::from(bytes) * 10_000 / time.as_nanos().div_ceil(1_000_000).max(1) / 1_000_000;
+    format!("{}.{} MB/s", tenths / 10, tenths % 10)
 }
 
 /// A pod with a range of 65,536 ids cannot show files of ids above it as anybody's.

@@ -492,13 +492,9 @@ impl Registry {
             404 => RegistryError::NotFound { what, host },
             401 => RegistryError::Unauthorized { what, host, detail },
             403 => RegistryError::Denied { what, host, detail },
-            429 => RegistryError::Unavailable { what, host, cause: Cause::TooMany { after } },
+            429 => RegistryError::TooMany { what, host, after },
             408 | 500 | 502 | 503 | 504 => {
-                let status = status.as_u16();
-                let cause = match after {
-                    Some(_) => Cause::TooMany { after },
-                    None => Cause::Status { status, detail },
-                };
+                let cause = Cause::Status { status: status.as_u16(), detail, after };
                 RegistryError::Unavailable { what, host, cause }
             }
             status => RegistryError::Refused { what, host, status, detail },
@@ -564,7 +560,7 @@ impl Host {
         let mut builder = Client::builder()
             .user_agent(USER_AGENT)
             .redirect(Policy::none())
-            .connect_timeout(settings.connect_timeout)
+            .connect_timeout(endpoint.dial_timeout.unwrap_or(settings.connect_timeout))
             .pool_idle_timeout(Duration::from_secs(30));
         // Plain http: redirects may still lead to https.
         builder = builder.tls_backend_preconfigured(tls::config(&endpoint).map_err(failed)?);
@@ -624,7 +620,8 @@ impl RegistryError {
     /// How long to wait before the next try; `None`: do not.
     pub(crate) fn pause(&self, backoff: Duration) -> Option<Duration> {
         match self {
-            Self::Unavailable { cause: Cause::TooMany { after: Some(after) }, .. } => {
+            Self::TooMany { after: Some(after), .. }
+            | Self::Unavailable { cause: Cause::Status { after: Some(after), .. }, .. } => {
                 (*after <= RETRY_AFTER_MAX).then_some((*after).max(backoff))
             }
             Self::Unavailable { cause: Cause::Transport { settled: true, .. }, .. } => None,

@@ -13,6 +13,9 @@ pub enum RegistryError {
     Unauthorized { what: String, host: String, detail: String },
     #[error("{host} denies {what}: {detail}")]
     Denied { what: String, host: String, detail: String },
+    /// The host is there, and has enough of us.
+    #[error("{host} has had too many requests to answer {what}; it asks to wait {}", wait(*after))]
+    TooMany { what: String, host: String, after: Option<Duration> },
     /// kubelet knows the first word.
     #[error("RegistryUnavailable: {host} does not answer for {what}")]
     Unavailable {
@@ -50,10 +53,9 @@ pub enum Cause {
     /// speak TLS, and that was not to our, or its, liking.
     #[error("{text}")]
     Transport { text: String, settled: bool, tls: bool },
+    /// `after`: when it wants to be asked again.
     #[error("status {status}: {detail}")]
-    Status { status: u16, detail: String },
-    #[error("too many requests; it asks to wait {}", after.map_or_else(|| "a while".to_owned(), |a| format!("{a:?}")))]
-    TooMany { after: Option<Duration> },
+    Status { status: u16, detail: String, after: Option<Duration> },
     #[error("no byte came for {0:?}")]
     Idle(Duration),
     #[error("its answer ended after {got} of {expected} bytes")]
@@ -63,8 +65,12 @@ pub enum Cause {
 impl RegistryError {
     /// Whether asking the same host again may help.
     pub(crate) fn is_passing(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::TooMany { .. })
     }
+}
+
+fn wait(after: Option<Duration>) -> String {
+    after.map_or_else(|| "a while".to_owned(), |after| format!("{after:?}"))
 }
 
 /// An error of the HTTP library and its causes, without the URL: that may carry a signature.

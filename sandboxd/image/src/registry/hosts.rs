@@ -8,13 +8,16 @@
 //!     *.crt, *.cert and *.key     docker's form, where there is no hosts.toml
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::is_loopback;
 
@@ -25,6 +28,8 @@ const FILE_MAX: u64 = 1 << 20;
 #[derive(Debug, Clone, Default)]
 pub struct Hosts {
     dir: Option<PathBuf>,
+    /// Keys nobody knows, by their file: each is told of once.
+    told: Arc<Mutex<BTreeSet<(PathBuf, String)>>>,
 }
 
 /// A host that is asked, and how.
@@ -38,6 +43,8 @@ pub(crate) struct Endpoint {
     pub client: Vec<ClientPair>,
     pub skip_verify: bool,
     pub header: HeaderMap,
+    /// Until a connection is there; the setting of all where there is none.
+    pub dial_timeout: Option<Duration>,
     /// Sent as `ns` to hosts that are not the registry itself.
     pub namespace: Option<String>,
     /// Plain http was asked for by name, so credentials may go over it too.
@@ -86,6 +93,11 @@ struct Table {
     header: Option<BTreeMap<String, OneOrMany>>,
     #[serde(default)]
     override_path: bool,
+    #[serde(default)]
+    dial_timeout: Option<String>,
+    /// What containerd would pass over in silence.
+    #[serde(flatten)]
+    unknown: BTreeMap<String, IgnoredAny>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -116,7 +128,7 @@ impl Hosts {
     /// Reads `dir`; without one every registry is its own only host.
     #[must_use]
     pub fn new(dir: Option<PathBuf>) -> Self {
-        Self { dir }
+        Self { dir, told: Arc::default() }
     }
 
     /// The hosts to ask for a registry, in this order. Blocks. With `plain`, the registry itself is asked over
@@ -126,7 +138,11 @@ impl Hosts {
     /// When the registry's configuration cannot be read or used.
     pub(crate) fn endpoints(&self, domain: &str, plain: bool) -> Result<Vec<Endpoint>, BadHosts> {
         let mut found = match self.directory(domain) {
-            Some(dir) => read(&dir, domain)?,
+            Some(dir) => {
+                let (found, unknown) = read(&dir, domain)?;
+                self.tell(&dir.join(FILE), unknown);
+                found
+            }
             None => defaults(domain),
         };
         if plain {
@@ -138,6 +154,16 @@ impl Hosts {
             found.dedup_by(|b, a| !a.is_mirror && !b.is_mirror && a.base == b.base);
         }
         Ok(found)
+    }
+
+    /// An error would be too much: containerd takes such a file, and a newer one may know the key.
+    fn tell(&self, file: &Path, unknown: Vec<String>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in unknown {
+            if told.insert((file.to_owned(), key.clone())) {
+                tracing::warn!(file = %file.display(), key, "a key of hosts.toml is not known, and ignored");
+            }
+        }
     }
 
     fn directory(&self, domain: &str) -> Option<PathBuf> {
@@ -181,6 +207,7 @@ impl Endpoint {
             client: Vec::new(),
             skip_verify: false,
             header: HeaderMap::new(),
+            dial_timeout: None,
             namespace: None,
             plain_chosen: false,
             is_mirror,
@@ -208,19 +235,24 @@ pub(crate) fn authority(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-fn read(dir: &Path, domain: &str) -> Result<Vec<Endpoint>, BadHosts> {
+/// The hosts, and the keys that mean nothing.
+fn read(dir: &Path, domain: &str) -> Result<(Vec<Endpoint>, Vec<String>), BadHosts> {
     let file = dir.join(FILE);
     let bad = |why: String| BadHosts { file: file.clone(), key: "the file".to_owned(), why };
     let text = match std::fs::metadata(&file) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return docker_style(dir, domain),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Ok((docker_style(dir, domain)?, Vec::new()));
+        }
         Ok(meta) if meta.len() > FILE_MAX => return Err(bad(format!("{} bytes are too many", meta.len()))),
         _ => std::fs::read_to_string(&file).map_err(|e| bad(e.to_string()))?,
     };
     let parsed: File = toml::from_str(&text).map_err(|e| bad(e.to_string().trim_end().to_owned()))?;
     let reader = Reader { file: &file, dir, domain };
     let mut found = Vec::new();
+    let mut unknown: Vec<String> = parsed.root.unknown.keys().cloned().collect();
     for name in in_order(&text, &parsed.host) {
         if let Some(table) = parsed.host.get(&name) {
+            unknown.extend(table.unknown.keys().map(|key| format!("host.{name:?}.{key}")));
             found.push(reader.endpoint(&name, &format!("host.{name:?}"), table, true)?);
         }
     }
@@ -233,7 +265,7 @@ fn read(dir: &Path, domain: &str) -> Result<Vec<Endpoint>, BadHosts> {
     } else {
         found.push(reader.endpoint(&parsed.server, "server", &root, false)?);
     }
-    Ok(found)
+    Ok((found, unknown))
 }
 
 /// The hosts' names as they come in the file; the parser's map is sorted.
@@ -334,6 +366,12 @@ impl Reader<'_> {
                 let name = if endpoint.ca.contains(file) { "ca" } else { "client" };
                 return Err(self.bad(key(name), format!("there is no file {}", file.display())));
             }
+        }
+        if let Some(text) = &table.dial_timeout {
+            let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
+            let why = || format!("{text:?} is no time, such as \"10s\" or \"1m30s\"");
+            let timeout = parsed.ok_or_else(|| self.bad(key("dial_timeout"), why()))?;
+            endpoint.dial_timeout = (!timeout.is_zero()).then_some(timeout);
         }
         endpoint.skip_verify = table.skip_verify.unwrap_or_default();
         for (name, values) in table.header.iter().flatten() {
@@ -483,6 +521,31 @@ mod tests {
     }
 
     #[test]
+    fn dial_timeouts_of_each_host() {
+        let text = "dial_timeout = \"1m30s\"\n[host.\"https://a\"]\ndial_timeout = \"300ms\"\n\
+                    [host.\"https://b\"]\n[host.\"https://c\"]\ndial_timeout = \"0s\"";
+        let (_dir, hosts) = written("x.example", text);
+        let found = hosts.endpoints("x.example", false).expect("read");
+        let times: Vec<_> = found.iter().map(|e| e.dial_timeout.map(|t| t.as_millis())).collect();
+        assert_eq!(times, [Some(300), None, None, Some(90_000)]);
+    }
+
+    #[test]
+    fn unknown_keys_are_named_and_passed_over() {
+        let text = "sever = \"https://a\"\n[host.\"https://a\"]\ncapabilites = [\"pull\"]\n\
+                    [host.\"https://a\".header]\nx = \"1\"\n[extra]\nx = 1";
+        let (dir, hosts) = written("x.example", text);
+        let (found, unknown) = read(&dir.path().join("x.example"), "x.example").expect("read");
+        assert_eq!(bases(&found), ["https://a/v2", "https://x.example/v2"]);
+        assert_eq!(unknown, ["extra", "sever", "host.\"https://a\".capabilites"]);
+        // Told of once, however often the file is read.
+        for _ in 0..2 {
+            hosts.endpoints("x.example", false).expect("read");
+            assert_eq!(hosts.told.lock().expect("not poisoned").len(), 3);
+        }
+    }
+
+    #[test]
     fn errors_name_file_and_key() {
         for (text, key) in [
             ("server = 1", "server"),
@@ -490,6 +553,8 @@ mod tests {
             ("[host.\"https://a\"]\ncapabilities = [\"fly\"]", "capabilities"),
             ("[host.\"https://a\".header]\n\"b d\" = \"x\"", "header.b d"),
             ("server = \"https://u:p@x\"", "password"),
+            ("dial_timeout = \"soon\"", "dial_timeout: \"soon\""),
+            ("[host.\"https://a\"]\ndial_timeout = \"-1s\"", "dial_timeout"),
             ("nonsense", "hosts.toml"),
         ] {
             let (_dir, hosts) = written("x.example", text);

@@ -166,6 +166,22 @@ async fn a_busy_registry_is_asked_again() {
 }
 
 #[tokio::test]
+async fn a_registry_that_stays_busy_is_not_called_unavailable() {
+    let (fake, node) = (Fake::start().await, Node::new());
+    fake.image("1", &[&layer("x", 10)]);
+    fake.always("/manifests/", Act::Status(429, Some("3600")));
+    let error = node.pull(&name(&fake, "1")).await.unwrap_err();
+    assert!(matches!(*error, PullError::Registry(RegistryError::TooMany { .. })), "{error}");
+    let told = told(&error);
+    assert!(told.contains("too many requests") && told.contains("3600s"), "{told}");
+    // An hour is not waited for.
+    assert_eq!(fake.seen("/manifests/").len(), 1);
+    fake.always("/manifests/", Act::Status(503, Some("3600")));
+    let error = node.pull(&name(&fake, "1")).await.unwrap_err();
+    assert!(crate::support::told(&error).starts_with("RegistryUnavailable"), "{error}");
+}
+
+#[tokio::test]
 async fn a_registry_that_hangs_is_given_up() {
     let (fake, node) = (Fake::start().await, Node::new());
     fake.image("1", &[&layer("x", 10)]);

@@ -32,7 +32,9 @@ pub struct Cgroups {
 
 /// The cgroup of one exec.
 #[derive(Debug)]
-struct Cgroup {
+pub struct Cgroup {
+    /// Below the container's.
+    pub name: String,
     dir: OwnedFd,
     procs: OwnedFd,
 }
@@ -184,9 +186,16 @@ fn inside<K: Guest>(
 }
 
 impl Exec {
-    /// One that is in the container's own cgroup.
-    pub fn without_cgroup(id: u64, container: String, child: Child, client: u64, io: ExecIo) -> Self {
-        Self { id, container, child, client, io, released: false, cgroup: None }
+    /// One that a runtime made; without a cgroup of its own it is in the container's.
+    pub fn of_runtime(
+        id: u64,
+        container: String,
+        child: Child,
+        client: u64,
+        io: ExecIo,
+        cgroup: Option<Cgroup>,
+    ) -> Self {
+        Self { id, container, child, client, io, released: false, cgroup }
     }
 
     /// Nobody will ask for it again; with `unread`, nobody reads what it writes.
@@ -225,7 +234,7 @@ impl Cgroups {
     }
 
     /// `None` where none can be made: the exec goes without.
-    fn make(&self) -> Option<Cgroup> {
+    pub fn make(&self) -> Option<Cgroup> {
         let name = format!("exec-{}", self.next.get());
         self.next.set(self.next.get().wrapping_add(1));
         let make = || {
@@ -234,7 +243,7 @@ impl Cgroups {
             // v1's `tasks` takes a process of one thread without a grace period of the kernel's.
             let tasks = Linux.open(dir.as_fd(), "tasks", true);
             let procs = tasks.or_else(|_| Linux.open(dir.as_fd(), "cgroup.procs", true))?;
-            Ok::<_, Errno>(Cgroup { dir, procs })
+            Ok::<_, Errno>(Cgroup { name: name.clone(), dir, procs })
         };
         let made = make().ok();
         self.left.borrow_mut().push(name);

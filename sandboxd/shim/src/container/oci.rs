@@ -31,7 +31,7 @@ use sandboxd_shim::proto::{Failure, SAID};
 use sandboxd_shim::wire;
 
 use super::child::{Child, readable};
-use super::exec::{Exec, Executed};
+use super::exec::{Cgroups, Exec, Executed};
 use super::rootfs::descriptor;
 use super::{Container, Gate};
 use crate::io::{ChildFds, ContainerIo, ExecIo, Settings, Wanted};
@@ -57,6 +57,8 @@ pub struct Carrier {
     runtime: OciRuntime,
     dir: PathBuf,
     stage: String,
+    /// Before the name of an exec's cgroup.
+    prefix: String,
     runs: Cell<u32>,
 }
 
@@ -76,12 +78,19 @@ pub fn create(plan: OciPlan, fds: Vec<OwnedFd>) -> Result<Container, Failure> {
     let cgroups = cgroups.step(taken).map_err(outside)?;
     let mounts = plan.mounts.iter().map(|(name, index)| Ok((name.clone(), copy(*index)?)));
     let mounts = mounts.collect::<Result<Vec<_>, Errno>>().step(taken).map_err(outside)?;
+    let (dir, prefix) = plan.exec_cgroups.map(|place| (copy(place.dir), place.prefix)).unzip();
+    let exec_cgroups = dir.transpose().step(taken).map_err(outside)?;
     drop(fds);
     let streams = || "make the container's streams".to_owned();
     let settings = Settings { stdin: plan.stdin, stdin_once: plan.stdin_once, tty: plan.terminal, log };
     let (mut io, theirs) = ContainerIo::new(settings).step(streams).map_err(outside)?;
-    let carrier =
-        Carrier { runtime: plan.runtime, dir: plan.dir.into(), stage: plan.stage, runs: Cell::new(0) };
+    let carrier = Carrier {
+        runtime: plan.runtime,
+        dir: plan.dir.into(),
+        stage: plan.stage,
+        prefix: prefix.unwrap_or_default(),
+        runs: Cell::new(0),
+    };
     let console = carrier.console(plan.terminal, CONSOLE).map_err(outside)?;
     let mut command = carrier.command();
     command.arg("create").arg("--bundle").arg(&carrier.dir).args(["--pid-file", PID]);
@@ -109,7 +118,8 @@ pub fn create(plan: OciPlan, fds: Vec<OwnedFd>) -> Result<Container, Failure> {
             child,
             gate: Some(Gate::Oci),
             cgroups,
-            exec_cgroups: None,
+            // The runtime puts them there: nothing that this shim would have to join instead.
+            exec_cgroups: exec_cgroups.map(|dir| Cgroups::new(dir, usize::MAX)),
             seccomp: None,
             no_new_privs: false,
             user: false,
@@ -160,11 +170,15 @@ pub fn execute(container: &Container, plan: OciExecPlan, id: u64, client: u64) -
     let (mut io, theirs, mut ours) = ExecIo::new(wanted, plan.terminal).step(streams).map_err(outside)?;
     let run = carrier.runs.replace(carrier.runs.get().wrapping_add(1));
     let [json, pid, socket] = ["json", "pid", "sock"].map(|end| format!("exec-{run}.{end}"));
+    let cgroup = container.exec_cgroups.as_ref().and_then(Cgroups::make);
     let written = carrier.write(&json, &plan.process).step(|| format!("write {json}")).map_err(outside);
     let executed = written.and_then(|()| {
         let console = carrier.console(plan.terminal, &socket).map_err(outside)?;
         let mut command = carrier.command();
         command.args(["exec", "--detach", "--pid-file", &pid, "--process", &json]);
+        if let Some(cgroup) = &cgroup {
+            command.arg("--cgroup").arg(format!("{}{}", carrier.prefix, cgroup.name));
+        }
         if console.is_some() {
             command.args(["--console-socket", &socket]);
         }
@@ -188,9 +202,16 @@ pub fn execute(container: &Container, plan: OciExecPlan, id: u64, client: u64) -
     for name in [&json, &pid, &socket] {
         let _ = fs::remove_file(carrier.dir.join(name));
     }
-    let (child, terminal) = executed?;
+    let (child, terminal) = match executed {
+        Ok(executed) => executed,
+        Err(failure) => {
+            drop(cgroup);
+            container.sweep();
+            return Err(failure);
+        }
+    };
     ours = terminal.unwrap_or(ours);
-    let exec = Exec::without_cgroup(id, plan.container, child, client, io);
+    let exec = Exec::of_runtime(id, plan.container, child, client, io, cgroup);
     Ok(Executed { exec, streams: ours, warnings: Vec::new() })
 }
 

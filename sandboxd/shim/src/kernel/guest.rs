@@ -200,7 +200,7 @@ impl Guest for Linux {
 
     fn default_signals(&self) -> Result<()> {
         // What the shim and its runtime ignore; nothing has a handler.
-        for number in [libc::SIGHUP, libc::SIGPIPE] {
+        for number in [libc::SIGHUP, libc::SIGPIPE, libc::SIGXFSZ] {
             // SAFETY: no handler is installed.
             if unsafe { libc::signal(number, libc::SIG_DFL) } == libc::SIG_ERR {
                 return Err(Errno::INVAL);

@@ -233,7 +233,7 @@ impl Kernel for Linux {
     }
 
     fn pause_signals(&self) -> Result<()> {
-        for number in [libc::SIGHUP, libc::SIGPIPE] {
+        for number in [libc::SIGHUP, libc::SIGPIPE, libc::SIGXFSZ] {
             // SAFETY: no handler is installed.
             if unsafe { libc::signal(number, libc::SIG_DFL) } == libc::SIG_ERR {
                 return Err(Errno::INVAL);

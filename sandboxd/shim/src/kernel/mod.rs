@@ -67,7 +67,7 @@ pub trait Kernel {
     // The process.
     fn umask(&self, mask: u32);
     fn new_session(&self) -> Result<()>;
-    /// What the shim ignores (SIGHUP, SIGPIPE) would stay ignored over exec. What the pause waits for (SIGINT,
+    /// What the shim ignores (SIGHUP, SIGPIPE, SIGXFSZ) would stay ignored over exec. What the pause waits for (SIGINT,
     /// SIGTERM, SIGCHLD) is blocked for it: the kernel drops what reaches PID 1 with neither a handler nor a
     /// block, so a SIGTERM between exec and the pause's first call would be lost.
     fn pause_signals(&self) -> Result<()>;

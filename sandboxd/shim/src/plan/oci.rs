@@ -24,6 +24,17 @@ pub struct OciPlan {
     pub log: Option<u8>,
     /// `cgroup.procs` of the container's cgroup in each hierarchy: who is in it is the container's.
     pub cgroup: Vec<u8>,
+    /// Where execs get cgroups of their own; nowhere where the runtime cannot put them there.
+    pub exec_cgroups: Option<OciExecCgroups>,
+}
+
+/// A cgroup of the container's in one hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OciExecCgroups {
+    /// Its directory.
+    pub dir: u8,
+    /// What the runtime wants before the name of a cgroup in it: "freezer:", or nothing on cgroup v2.
+    pub prefix: String,
 }
 
 /// The command line.

@@ -3,6 +3,7 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, prlimit};
 use sandboxd_shim::proto::{Exit, Reply, Request, Verb, Wanted};
 
 use super::need_root;
@@ -29,6 +30,23 @@ fn what_a_container_wrote_is_in_the_log_when_its_end_is_known() {
     assert_eq!(of("stderr"), [record("stderr", "F", "two")]);
     assert_eq!((state.lost_bytes, state.log_errno), (0, None));
     assert_eq!(state.missed_bytes, 0);
+}
+
+/// The signal of that would end the shim, and with it the pod.
+#[test]
+fn a_limit_of_file_size_is_an_error_of_the_log() {
+    need_root!();
+    let mut pod = Pod::new();
+    let limit = Rlimit { current: Some(4096), maximum: Some(4096) };
+    prlimit(Some(pod.shim()), Resource::Fsize, limit).unwrap();
+    // What the shim ignores, the container does not: 128 and SIGXFSZ.
+    let (id, mut log) = pod.run("sh -c 'kill -XFSZ $$'; echo $?; seq 1 100000; exit 3", Wants::default());
+    let state = pod.wait(&id);
+    assert_eq!(state.exit.unwrap().exit, Exit::Code(3));
+    assert_eq!(state.log_errno, Some(libc::EFBIG));
+    assert!(state.lost_bytes > 100_000, "{state:?}");
+    let records = records(&mut log);
+    assert_eq!(records.iter().find(|record| record.0 == "stdout").unwrap().2, "153");
 }
 
 #[test]

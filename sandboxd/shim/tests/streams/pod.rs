@@ -48,6 +48,10 @@ pub struct Wants {
 }
 
 impl Pod {
+    pub fn shim(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.shim)
+    }
+
     pub fn new() -> Self {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)

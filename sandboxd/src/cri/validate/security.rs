@@ -137,11 +137,12 @@ fn apparmor(profile: Option<&cri::SecurityProfile>, host: &Host) -> Result<(), I
 }
 
 fn selinux(options: Option<&cri::SeLinuxOption>, host: &Host) -> Result<(), Invalid> {
-    let Some(o) = options else { return Ok(()) };
+    // Without SELinux there are no labels, and nothing that would have to be done.
+    let Some(o) = options.filter(|_| host.selinux) else { return Ok(()) };
     for (name, value) in [("user", &o.user), ("role", &o.role), ("type", &o.r#type), ("level", &o.level)] {
         if !value.is_empty() {
-            let why = if host.selinux { Why::SelinuxUnsupported } else { Why::SelinuxOff };
-            return Err(Invalid::new(format!("{CONTEXT}.selinux_options.{name}"), value, why));
+            let field = format!("{CONTEXT}.selinux_options.{name}");
+            return Err(Invalid::new(field, value, Why::SelinuxUnsupported));
         }
     }
     Ok(())

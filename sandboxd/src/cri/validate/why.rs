@@ -156,10 +156,6 @@ pub enum Why {
     AppArmorOff,
     #[error("AppArmor profiles are not applied to the infra container: use Unconfined")]
     AppArmorUnsupported,
-    #[error(
-        "SELinux is not enabled on this node, the label cannot be applied: leave it out, or use a node with SELinux"
-    )]
-    SelinuxOff,
     #[error("SELinux labels are not applied to the infra container: leave them out")]
     SelinuxUnsupported,
 

@@ -54,6 +54,26 @@ pub fn for_execs(all: &[Cgroup]) -> Option<(OwnedFd, usize)> {
     Some((rustix::fs::open(dir, flags, Mode::empty()).ok()?, position))
 }
 
+/// The same where an OCI runtime puts execs, and what it wants before the name of a cgroup there. It knows every
+/// hierarchy of cgroup v1 by its controller; `v1`: it can.
+pub fn for_oci_execs(procs: &[OwnedFd], v1: bool) -> Option<(OwnedFd, &'static str)> {
+    let dir = |procs: &OwnedFd| {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", procs.as_raw_fd())).ok()?;
+        path.parent().map(Path::to_owned)
+    };
+    let dirs = procs.iter().map(dir).collect::<Option<Vec<_>>>()?;
+    let with = |file: &str| dirs.iter().find(|dir| dir.join(file).exists());
+    let (dir, prefix) = match &dirs[..] {
+        [only] if only.join("cgroup.controllers").exists() => (only, ""),
+        _ if !v1 => return None,
+        _ => {
+            with("freezer.state").zip(Some("freezer:")).or_else(|| with("pids.current").zip(Some("pids:")))?
+        }
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Some((rustix::fs::open(dir, flags, Mode::empty()).ok()?, prefix))
+}
+
 /// What a mount of type cgroup is made of.
 #[derive(Debug)]
 pub enum Mounts {

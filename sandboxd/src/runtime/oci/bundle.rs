@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Spec};
 use rustix::mount::{OpenTreeFlags, open_tree};
-use sandboxd_shim::plan::oci::{OciPlan, OciRuntime};
+use sandboxd_shim::plan::oci::{OciExecCgroups, OciPlan, OciRuntime};
 
-use super::Line;
+use super::{Line, SubCgroups};
 use crate::pod::model::NsKind;
 use crate::runtime::RuntimeError;
+use crate::runtime::native::cgroups;
 use crate::runtime::native::container::Descriptors;
 use crate::runtime::native::plan::{detached, io, text};
 use crate::runtime::spec::POD_SHM;
@@ -101,6 +102,11 @@ pub fn make(line: &Line, dir: &Path, plan: TaskPlan, pod: Pod) -> Result<Bundle,
         namespaces.push(joined);
     }
     linux.set_namespaces(Some(namespaces));
+    let execs = match line.sub_cgroups {
+        SubCgroups::None => None,
+        SubCgroups::Unified => cgroups::for_oci_execs(&plan.cgroup, false),
+        SubCgroups::All => cgroups::for_oci_execs(&plan.cgroup, true),
+    };
     only_devices(&mut linux);
     spec.set_linux(Some(linux));
     write(dir, &spec)?;
@@ -114,6 +120,9 @@ pub fn make(line: &Line, dir: &Path, plan: TaskPlan, pod: Pod) -> Result<Bundle,
         stdin: plan.stdin,
         stdin_once: plan.stdin_once,
         log: plan.log.map(|log| fds.push(log)).transpose()?,
+        exec_cgroups: execs
+            .map(|(dir, prefix)| Ok(OciExecCgroups { dir: fds.push(dir)?, prefix: prefix.to_owned() }))
+            .transpose()?,
         cgroup: plan.cgroup.into_iter().map(|procs| fds.push(procs)).collect::<Result<_, _>>()?,
     };
     Ok(Bundle { plan, fds })

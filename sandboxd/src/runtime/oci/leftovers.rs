@@ -38,7 +38,17 @@ pub async fn remove_all(line: &Line, pod: &Path) {
 
 /// Removes what is left of a container: the runtime's state, with it its processes, and its directory. Idempotent.
 pub async fn remove(line: &Line, dir: &Path, id: &str) -> Result<(), RuntimeError> {
-    if line.root.join(id).exists() {
+    if line.root.join(id).exists() && line.binary.as_os_str().is_empty() {
+        // Its processes are killed by their cgroup; what the runtime knew of them is of no use to anybody.
+        tracing::warn!(
+            container = id,
+            handler = line.name,
+            "removing the state of a runtime that is not known"
+        );
+        let dir = line.root.join(id);
+        std::fs::remove_dir_all(&dir)
+            .map_err(|source| RuntimeError::Io { action: format!("removing {}", dir.display()), source })?;
+    } else if line.root.join(id).exists() {
         let run = Command::new(&line.binary)
             .arg("--root")
             .arg(&line.root)

@@ -38,24 +38,37 @@ pub struct OciRuntime {
 struct Line {
     /// The handler's name.
     name: String,
+    /// Empty where the handler left the configuration: then its containers' shims alone know it.
     binary: PathBuf,
     /// Where it keeps its state.
     root: PathBuf,
     /// The shim's binary.
     shim: PathBuf,
+    sub_cgroups: SubCgroups,
+}
+
+/// Where a runtime can put an exec into a cgroup of its own, by which all that it started is found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum SubCgroups {
+    #[default]
+    None,
+    /// On cgroup v2 alone.
+    Unified,
+    All,
 }
 
 impl OciRuntime {
     /// Asks the runtime what it is. What it lacks is no error but a feature that is not reported, and said in the
     /// log.
     pub async fn new(native: Arc<NativeRuntime>, name: &str, binary: &Path, state: &Path) -> Self {
+        let found = probe::probe(binary).await;
         let line = Line {
             name: name.to_owned(),
             binary: binary.to_owned(),
             root: state.join("oci").join(name),
             shim: native.shim().to_owned(),
+            sub_cgroups: found.sub_cgroups,
         };
-        let found = probe::probe(&line.binary).await;
         for lacking in &found.lacking {
             tracing::warn!(handler = name, binary = %binary.display(), "not all works with this handler: {lacking}");
         }
@@ -66,6 +79,26 @@ impl OciRuntime {
         };
         tracing::info!(handler = name, version = found.version, ?features, "OCI runtime");
         Self { native, line: Arc::new(line), features }
+    }
+
+    /// A handler that left the configuration: its containers' shims know its command line and carry on. It makes
+    /// no pods.
+    pub fn former(native: Arc<NativeRuntime>, name: &str, state: &Path) -> Self {
+        let line = Line {
+            name: name.to_owned(),
+            binary: PathBuf::new(),
+            root: state.join("oci").join(name),
+            shim: native.shim().to_owned(),
+            sub_cgroups: SubCgroups::None,
+        };
+        Self { native, line: Arc::new(line), features: HandlerFeatures::default() }
+    }
+
+    /// The names of handlers that have containers, by what they keep.
+    pub fn kept(state: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(state.join("oci")).into_iter().flatten().flatten();
+        let used = |dir: &Path| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+        entries.filter(|entry| used(&entry.path())).filter_map(|e| e.file_name().into_string().ok()).collect()
     }
 
     fn wrap(&self, infra: Arc<dyn Infra>, dir: &Path) -> Arc<dyn Infra> {

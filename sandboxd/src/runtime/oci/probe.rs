@@ -1,4 +1,4 @@
-//! What a runtime says of itself. Nothing is run but `--version` and `features`.
+//! What a runtime says of itself. Nothing is run but `--version`, `features` and `exec --help`.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::process::Command;
+
+use super::SubCgroups;
 
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -18,6 +20,7 @@ pub struct Found {
     pub version: String,
     pub user_namespaces: bool,
     pub recursive_read_only: bool,
+    pub sub_cgroups: SubCgroups,
     /// Why something is not reported, for an operator.
     pub lacking: Vec<String>,
 }
@@ -37,7 +40,7 @@ struct LinuxFeatures {
 }
 
 pub async fn probe(binary: &Path) -> Found {
-    let version = match ask(binary, "--version").await {
+    let version = match ask(binary, &["--version"]).await {
         Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
         Err(problem) => return Found { lacking: vec![problem], ..Found::default() },
     };
@@ -45,13 +48,29 @@ pub async fn probe(binary: &Path) -> Found {
         let problem = "crun makes no containers where cgroup v1 and v2 both have controllers";
         return Found { version, lacking: vec![problem.to_owned()], ..Found::default() };
     }
-    match ask(binary, "features").await {
+    let mut found = match ask(binary, &["features"]).await {
         Ok(text) => judge(version, &text),
         Err(problem) => {
             let problem =
                 format!("{problem}: user namespaces and recursively read-only mounts are not reported");
             Found { version, lacking: vec![problem], ..Found::default() }
         }
+    };
+    found.sub_cgroups =
+        sub_cgroups(&found.version, &ask(binary, &["exec", "--help"]).await.unwrap_or_default());
+    if found.sub_cgroups == SubCgroups::None {
+        let problem = "its exec has no --cgroup: what an exec that is killed left behind may live on";
+        found.lacking.push(problem.to_owned());
+    }
+    found
+}
+
+/// crun wants a cgroup of that name in every hierarchy of cgroup v1.
+fn sub_cgroups(version: &str, help: &str) -> SubCgroups {
+    match (help.contains("--cgroup"), version.starts_with("runc")) {
+        (false, _) => SubCgroups::None,
+        (true, false) => SubCgroups::Unified,
+        (true, true) => SubCgroups::All,
     }
 }
 
@@ -71,12 +90,13 @@ fn judge(version: String, features: &str) -> Found {
         (recursive_read_only, "it knows no recursively read-only mounts (rro)"),
     ];
     let lacking = lacking.into_iter().filter(|(has, _)| !has).map(|(_, words)| words.to_owned()).collect();
-    Found { version, user_namespaces, recursive_read_only, lacking }
+    Found { version, user_namespaces, recursive_read_only, lacking, ..Found::default() }
 }
 
-async fn ask(binary: &Path, what: &str) -> Result<String, String> {
+async fn ask(binary: &Path, words: &[&str]) -> Result<String, String> {
+    let what = words.join(" ");
     let run = Command::new(binary)
-        .arg(what)
+        .args(words)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .current_dir("/")
@@ -106,6 +126,14 @@ mod tests {
         assert!(!found.user_namespaces && !found.recursive_read_only);
         assert_eq!(found.lacking.len(), 2);
         assert!(judge("odd".into(), "no JSON").lacking[0].contains("OCI runtime spec"));
+    }
+
+    #[test]
+    fn cgroups_of_execs_by_what_exec_knows() {
+        let help = "   --cgroup value   run the process in an (existing) sub-cgroup(s)";
+        assert_eq!(sub_cgroups("runc version 1.1.5", help), SubCgroups::All);
+        assert_eq!(sub_cgroups("crun version 1.8.1", help), SubCgroups::Unified);
+        assert_eq!(sub_cgroups("runc version 1.0.0", "--cwd value"), SubCgroups::None);
     }
 
     #[tokio::test]

@@ -47,6 +47,10 @@ impl OciTask {
         let made = tokio::task::spawn_blocking(move || bundle::make(&for_bundle, &place, plan, pod)).await;
         let Bundle { plan, fds } =
             made.map_err(|_| problem("was asked by a daemon that is ending".into()))??;
+        if line.binary.as_os_str().is_empty() {
+            let what = format!("another container of handler {:?}, which left the configuration", line.name);
+            return Err(RuntimeError::Unsupported { what });
+        }
         let (link, theirs) = Link::pair()?;
         let shim = Shim::spawn(&line.shim, theirs)?;
         let answer = link.call(&Request::CreateOci(Box::new(plan)), &fds.borrowed(), CREATE).await;

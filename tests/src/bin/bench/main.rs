@@ -1,11 +1,12 @@
 //! Figures of this machine: latency of each rpc, parallel starts, memory, system calls of a pod, cost of a
-//! capability check. Run by `cargo xtask bench`. Each figure is a median with its minimum and maximum.
+//! capability check, pulls. Run by `cargo xtask bench`. Each figure is a median with its minimum and maximum.
 
 mod containers;
 mod cost;
 mod latency;
 mod memory;
 mod plugins;
+mod pulls;
 mod report;
 mod restart;
 mod runc;
@@ -31,6 +32,12 @@ struct Cli {
     /// Pods started at once, and kept for the memory figures.
     #[arg(long, default_value_t = 20)]
     parallel: u32,
+    /// Times a large image is pulled; none where 0.
+    #[arg(long, default_value_t = 3)]
+    pulls: u32,
+    /// Only the pulls.
+    #[arg(long)]
+    only_pulls: bool,
     /// One JSON document instead of tables.
     #[arg(long)]
     json: bool,
@@ -59,6 +66,11 @@ fn main() -> ExitCode {
 async fn run(cli: &Cli) -> Result<ExitCode> {
     let mut interrupts = Interrupts::new()?;
     let mut report = Report::new(cli.json);
+    if cli.only_pulls {
+        let pulled = pulls(cli, &mut interrupts, &mut report).await?;
+        report.print();
+        return Ok(pulled);
+    }
     let on = tmpfs();
     report.note(&match on {
         Some(dir) => format!("state and root on {} (tmpfs)", dir.display()),
@@ -82,11 +94,19 @@ async fn run(cli: &Cli) -> Result<ExitCode> {
     }
     // Without a daemon: what the same calls cost when nobody watches.
     cost::unwatched(&mut report)?;
+    let pulled = pulls(cli, &mut interrupts, &mut report).await?;
     for leftover in left? {
         report.note(&format!("left behind: {leftover}"));
     }
     report.print();
-    Ok(ExitCode::SUCCESS)
+    Ok(pulled)
+}
+
+async fn pulls(cli: &Cli, interrupts: &mut Interrupts, report: &mut Report) -> Result<ExitCode> {
+    tokio::select! {
+        outcome = pulls::against_skopeo(cli.pulls, report) => outcome.map(|()| ExitCode::SUCCESS),
+        () = interrupts.next() => Ok(ExitCode::from(INTERRUPTED)),
+    }
 }
 
 async fn measure(node: &mut Node, cli: &Cli, report: &mut Report) -> Result<()> {

@@ -63,7 +63,7 @@ pub async fn with_pods(node: &Node, pods: u32, report: &mut Report) -> Result<()
 }
 
 /// utime + stime of the processes (proc_pid_stat(5), fields 14 and 15).
-fn cpu_ticks(pids: &[i32]) -> u64 {
+pub fn cpu_ticks(pids: &[i32]) -> u64 {
     let ticks = |pid: &i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let (_, fields) = stat.rsplit_once(") ")?;

@@ -171,14 +171,13 @@ fn selinux(options: Option<&cri::SeLinuxOption>, host: &Host) -> Result<Option<S
     let fine = |b: u8| b.is_ascii_alphanumeric() || b"_.,:-".contains(&b);
     for (name, value, _) in parts {
         let at = format!("{CONTEXT}.selinux_options.{name}");
-        if !value.is_empty() && !host.selinux {
-            return Err(Invalid::new(at, value, Why::SelinuxOff));
-        }
         if value.len() > NAME_PART_MAX || !value.bytes().all(fine) {
             return Err(Invalid::new(at, value, Why::SelinuxLabel));
         }
     }
-    if parts.iter().all(|(_, value, _)| value.is_empty()) {
+    // Without SELinux there are no labels: pods that name one for the nodes that have it run here as well, as
+    // everywhere.
+    if !host.selinux || parts.iter().all(|(_, value, _)| value.is_empty()) {
         return Ok(None);
     }
     let label = parts.map(|(_, value, usual)| if value.is_empty() { usual } else { value.as_str() });

@@ -358,10 +358,10 @@ fn profiles_and_paths() {
             "localhost/",
         ),
         (
-            |c| context(c).selinux_options.get_or_insert_default().level = "s0:c1".into(),
+            |c| context(c).selinux_options.get_or_insert_default().level = "s0 c1".into(),
             "config.linux.security_context.selinux_options.level",
-            "\"s0:c1\"",
-            "not enabled",
+            "\"s0 c1\"",
+            "not part of an SELinux label",
         ),
         (
             |c| context(c).masked_paths = vec!["proc/kcore".into()],
@@ -381,12 +381,15 @@ fn profiles_and_paths() {
     context(&mut c).apparmor = profile(ProfileType::RuntimeDefault, "");
     context(&mut c).apparmor_profile = "runtime/default".into();
     context(&mut c).readonly_paths = vec!["/proc/sys/".into()];
+    // As daemon sets for all kinds of nodes have it.
+    context(&mut c).selinux_options.get_or_insert_default().r#type = "spc_t".into();
     let kept = valid(c.clone()).security;
-    assert_eq!((kept.seccomp, kept.apparmor), (Seccomp::RuntimeDefault, None));
+    assert_eq!((kept.seccomp, kept.apparmor, kept.selinux), (Seccomp::RuntimeDefault, None, None));
     assert_eq!(kept.readonly_paths, ["/proc/sys"]);
     let armoured = Host { apparmor: true, selinux: true, ..host() };
     let error = container_spec(c.clone(), &test_pod("web"), &armoured).unwrap_err();
     assert_eq!(error.why, Why::AppArmorNoDefault);
+    context(&mut c).selinux_options = None;
     context(&mut c).apparmor = profile(ProfileType::Localhost, "localhost/mine");
     context(&mut c).apparmor_profile.clear();
     context(&mut c).selinux_options.get_or_insert_default().level = "s0:c1,c2".into();

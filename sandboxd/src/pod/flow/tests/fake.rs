@@ -241,5 +241,12 @@ impl Infra for FakeInfra {
 pub(super) fn pods(flow: FlowKind, recorder: Recorder) -> (Arc<Pods>, Arc<Recorder>) {
     let fake = Fake(Arc::new(recorder));
     let handler = PodHandler { runtime: Arc::new(fake.clone()), flow };
-    (Pods::new([("native".to_owned(), handler)].into(), Arc::new(fake.clone())), fake.0)
+    (
+        Pods::new(
+            [("native".to_owned(), handler)].into(),
+            std::collections::BTreeMap::new(),
+            Arc::new(fake.clone()),
+        ),
+        fake.0,
+    )
 }
