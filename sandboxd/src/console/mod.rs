@@ -4,22 +4,29 @@
 //! calls that change something, StopPod and RemovePod, go to the pods as a CRI call would.
 
 mod capabilities;
+mod container;
+pub mod events;
 mod namespaces;
 mod service;
+mod usage;
 mod watch;
 mod wire;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sandboxd_api::console as api;
 
 use crate::config::Config;
 use crate::container::Containers;
+use crate::container::model::Container;
 use crate::doctor;
 use crate::network::Network;
 use crate::observer::{Check, CheckFilter, Observer};
 use crate::pod::Pods;
-use crate::pod::model::Pod;
+use crate::pod::model::{Pod, PodId};
+use crate::stats::Stats;
+use events::Events;
 
 pub use service::server;
 pub use wire::HostNamespaces;
@@ -44,6 +51,8 @@ pub struct Sources {
     pub containers: Arc<Containers>,
     pub observer: Observer,
     pub network: Arc<Network>,
+    pub events: Arc<Events>,
+    pub stats: Stats,
     /// For the preflight checks.
     pub config: Config,
 }
@@ -69,9 +78,26 @@ impl Sources {
     }
 
     fn pod(&self, pod: &Pod) -> api::Pod {
+        let containers = self.containers.store().of_pod(&pod.id);
+        self.pod_with(pod, container::processes(containers.iter().map(|it| &**it)))
+    }
+
+    /// Many pods at once: the containers are looked through once.
+    fn pods(&self, pods: &[Arc<Pod>], containers: &[Arc<Container>]) -> Vec<api::Pod> {
+        let mut inside: HashMap<&PodId, Vec<&Container>> = HashMap::new();
+        for container in containers {
+            inside.entry(&container.pod).or_default().push(container);
+        }
+        let mut of = |pod: &Pod| inside.remove(&pod.id).unwrap_or_default();
+        pods.iter().map(|pod| self.pod_with(pod, container::processes(of(pod)))).collect()
+    }
+
+    fn pod_with(&self, pod: &Pod, inside: impl Iterator<Item = api::Process>) -> api::Pod {
         let counts = self.observer.counts(&pod.id);
         let checks = api::CheckCounts { allowed: counts.allowed, denied: counts.denied, sampled_out: 0 };
-        wire::pod(pod, self.node.host, checks)
+        let mut pod = wire::pod(pod, self.node.host, checks);
+        pod.processes.extend(inside);
+        pod
     }
 
     fn check(&self, check: &Check) -> api::Check {

@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Sources, capabilities, namespaces, watch, wire};
+use super::events::EventFilter;
+use super::{Sources, capabilities, namespaces, usage, watch, wire};
 use crate::cri::CriError;
 use crate::observer::CheckFilter;
 use crate::pod::model::Pod;
@@ -40,6 +41,16 @@ impl Service {
         let pod = self.sources.pods.find(id).map_err(CriError::Pod)?;
         pod.ok_or_else(|| Status::not_found(format!("no pod has the id {id:?}: list the pods for their ids")))
     }
+
+    /// `None`: all.
+    fn pod_or_all(&self, id: &str) -> Result<Option<Arc<Pod>>, Status> {
+        if id.is_empty() { Ok(None) } else { self.pod(id).map(Some) }
+    }
+}
+
+/// How many of a list a client gets.
+fn limit(asked: u32) -> usize {
+    if asked == 0 { LIST_DEFAULT } else { (asked as usize).min(LIST_MOST) }
 }
 
 #[tonic::async_trait]
@@ -64,18 +75,14 @@ impl Console for Service {
         request: Request<api::ListChecksRequest>,
     ) -> Result<Response<api::ListChecksResponse>, Status> {
         let request = request.into_inner();
-        let pod = match request.pod_id.as_str() {
-            "" => None,
-            id => Some(self.pod(id)?.id.to_string()),
-        };
-        let limit = if request.limit == 0 { LIST_DEFAULT } else { (request.limit as usize).min(LIST_MOST) };
+        let pod = self.pod_or_all(&request.pod_id)?.map(|pod| pod.id.to_string());
         let filter = CheckFilter {
             pod,
             denied_only: request.denied_only,
             after_seq: request.after_seq,
             reason: (!request.reason.is_empty()).then_some(request.reason),
             pid: (request.pid != 0).then_some(request.pid),
-            limit,
+            limit: limit(request.limit),
         };
         let checks = self.sources.observer.history(&filter).iter().map(|c| self.sources.check(c)).collect();
         Ok(Response::new(api::ListChecksResponse { checks, forgotten: self.sources.observer.forgotten() }))
@@ -132,16 +139,25 @@ impl Console for Service {
 
     async fn get_usage(
         &self,
-        _: Request<api::GetUsageRequest>,
+        request: Request<api::GetUsageRequest>,
     ) -> Result<Response<api::GetUsageResponse>, Status> {
-        Err(Status::unimplemented("GetUsage is not built yet"))
+        let pod = self.pod_or_all(&request.get_ref().pod_id)?;
+        Ok(Response::new(usage::usage(&self.sources, pod).await))
     }
 
     async fn list_events(
         &self,
-        _: Request<api::ListEventsRequest>,
+        request: Request<api::ListEventsRequest>,
     ) -> Result<Response<api::ListEventsResponse>, Status> {
-        Err(Status::unimplemented("ListEvents is not built yet"))
+        let request = request.into_inner();
+        // A pod that is gone has events all the same: its whole id is taken as it is.
+        let pod = match request.pod_id.as_str() {
+            "" => None,
+            id => Some(self.pod(id).map_or_else(|_| id.to_owned(), |pod| pod.id.to_string())),
+        };
+        let filter = EventFilter { pod, after_seq: request.after_seq, limit: limit(request.limit) };
+        let (events, forgotten) = self.sources.events.list(&filter);
+        Ok(Response::new(api::ListEventsResponse { events, forgotten }))
     }
 
     type ReadLogStream = Pin<Box<dyn Stream<Item = Result<api::ReadLogResponse, Status>> + Send>>;

@@ -4,7 +4,7 @@
 //!  Snapshot ──▶ Delta … Delta ──(missed messages)──▶ Lagged ──▶ Snapshot ──▶ Delta …
 //! ```
 //!
-//! Memory per client is bounded by the two broadcast rings and one message on its way.
+//! Memory per client is bounded by the four broadcast rings and one message on its way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,17 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::Sources;
+use super::{Sources, container};
+use crate::container::ContainerChange;
 use crate::observer::Status as ObserverStatus;
 use crate::pod::PodChange;
 use crate::pod::now_ns;
 
 /// Counters change with every check; they are sent at most this often.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// Events in a snapshot.
+const RECENT_EVENTS: usize = 256;
 
 type Out = mpsc::Sender<Result<wire::WatchResponse, Status>>;
 
@@ -37,6 +41,8 @@ async fn stream(sources: &Sources, recent: usize, missed: u64, out: &Out) -> Opt
     // Subscribed before the snapshot is taken: a change may come twice, never not at all.
     let mut checks = sources.observer.subscribe();
     let (pods, mut pod_changes) = sources.pods.store().list_and_subscribe();
+    let (containers, mut container_changes) = sources.containers.store().list_and_subscribe();
+    let (recent_events, mut events) = sources.events.recent_and_subscribe(RECENT_EVENTS);
     let mut network = sources.network.watch();
     network.mark_unchanged();
     if missed > 0 {
@@ -46,11 +52,11 @@ async fn stream(sources: &Sources, recent: usize, missed: u64, out: &Out) -> Opt
     let snapshot = wire::Snapshot {
         node: Some(sources.node()),
         observer: Some((&sent_status).into()),
-        pods: pods.iter().map(|pod| sources.pod(pod)).collect(),
+        pods: sources.pods(&pods, &containers),
         recent_checks: sources.recent_checks(recent),
         time_ns: now_ns(),
-        containers: Vec::new(),
-        recent_events: Vec::new(),
+        containers: containers.iter().map(|it| container::container(it)).collect(),
+        recent_events,
         access: None,
     };
     send(out, wire::WatchResponse { message: Some(Message::Snapshot(snapshot)) }).await?;
@@ -62,6 +68,24 @@ async fn stream(sources: &Sources, recent: usize, missed: u64, out: &Out) -> Opt
             change = pod_changes.recv() => match change {
                 Ok(PodChange::Upsert(pod)) => Change::Pod(sources.pod(&pod)),
                 Ok(PodChange::Removed(id)) => Change::PodRemoved(id.to_string()),
+                Err(RecvError::Lagged(n)) => return Some(n),
+                Err(RecvError::Closed) => return None,
+            },
+            change = container_changes.recv() => match change {
+                Ok(ContainerChange::Upsert(it)) => {
+                    send(out, delta(Change::Container(container::container(&it)))).await?;
+                    // Its process is one of the pod's.
+                    match sources.pods.find(it.pod.as_str()) {
+                        Ok(Some(pod)) => Change::Pod(sources.pod(&pod)),
+                        _ => continue,
+                    }
+                }
+                Ok(ContainerChange::Removed(id)) => Change::ContainerRemoved(id.to_string()),
+                Err(RecvError::Lagged(n)) => return Some(n),
+                Err(RecvError::Closed) => return None,
+            },
+            event = events.recv() => match event {
+                Ok(event) => Change::Event((*event).clone()),
                 Err(RecvError::Lagged(n)) => return Some(n),
                 Err(RecvError::Closed) => return None,
             },

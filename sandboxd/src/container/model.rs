@@ -106,3 +106,19 @@ pub struct Container {
     pub cgroup: String,
     pub stop_signal: i32,
 }
+
+impl Container {
+    /// Why it ended, in the words that kubelet shows and tools know; empty for one that has not.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        let Some(ended) = &self.ended else { return "" };
+        match ended.exit {
+            _ if ended.oom_killed => "OOMKilled",
+            Exit::Unknown => "Unknown",
+            // It never ran: there are words on why.
+            _ if self.started_at_ns.is_none() && !ended.message.is_empty() => "StartError",
+            Exit::Code(0) => "Completed",
+            Exit::Code(_) | Exit::Signal(_) => "Error",
+        }
+    }
+}

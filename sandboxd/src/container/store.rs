@@ -62,7 +62,7 @@ impl Store {
     }
 
     /// Publishes a container's newest state.
-    pub(super) fn publish(&self, container: Container) {
+    pub(crate) fn publish(&self, container: Container) {
         let container = Arc::new(container);
         let mut inner = self.write();
         inner.containers.insert(container.id.clone(), Arc::clone(&container));
@@ -71,7 +71,7 @@ impl Store {
     }
 
     /// Takes a container off the list.
-    pub(super) fn remove(&self, id: &ContainerId) {
+    pub(crate) fn remove(&self, id: &ContainerId) {
         let mut inner = self.write();
         if inner.containers.remove(id).is_some() {
             let _ = self.changes.send(ContainerChange::Removed(id.clone()));
@@ -91,6 +91,12 @@ impl Store {
     pub fn list_and_subscribe(&self) -> (Vec<Arc<Container>>, broadcast::Receiver<ContainerChange>) {
         let inner = self.read();
         (inner.containers.values().cloned().collect(), self.changes.subscribe())
+    }
+
+    /// Those of a pod, in no order.
+    #[must_use]
+    pub fn of_pod(&self, pod: &PodId) -> Vec<Arc<Container>> {
+        self.read().containers.values().filter(|container| container.pod == *pod).cloned().collect()
     }
 
     /// One container by id or unique prefix. A whole id is never ambiguous.

@@ -11,7 +11,6 @@ use crate::container::model::{Container, ContainerState};
 use crate::container::signal;
 use crate::container::spec::{ImageRef, Mount, MountSource, Propagation};
 use crate::pod::spec::Resources;
-use crate::runtime::Exit;
 
 pub fn state(state: ContainerState) -> cri::ContainerState {
     match state {
@@ -69,7 +68,7 @@ pub fn status(container: &Container) -> cri::ContainerStatus {
         exit_code: ended.map_or(0, |ended| exit_code(ended.exit)),
         image: Some(image(&spec.image)),
         image_ref: container.image_id.clone(),
-        reason: reason(container).to_owned(),
+        reason: container.reason().to_owned(),
         message: ended.map(|ended| ended.message.clone()).unwrap_or_default(),
         labels: spec.labels.clone().into_iter().collect(),
         annotations: spec.annotations.clone().into_iter().collect(),
@@ -85,19 +84,6 @@ pub fn status(container: &Container) -> cri::ContainerStatus {
             }),
         }),
         stop_signal: stop_signal(container.stop_signal).into(),
-    }
-}
-
-/// Why it ended, in the words that kubelet shows and tools know.
-fn reason(container: &Container) -> &'static str {
-    let Some(ended) = &container.ended else { return "" };
-    match ended.exit {
-        _ if ended.oom_killed => "OOMKilled",
-        Exit::Unknown => "Unknown",
-        // It never ran: there are words on why.
-        _ if container.started_at_ns.is_none() && !ended.message.is_empty() => "StartError",
-        Exit::Code(0) => "Completed",
-        Exit::Code(_) | Exit::Signal(_) => "Error",
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use sandboxd_api::console as api;
 use sandboxd_image::Images;
 
 use super::DaemonError;
@@ -12,7 +13,8 @@ use super::node::{self, Node};
 use super::socket::Socket;
 use crate::cgroup::{CgroupSettings, Cgroups, DriverChoice};
 use crate::config::{CgroupDriver, Config, Handler, RuntimeKind};
-use crate::console::Sources;
+use crate::console::events::Follow;
+use crate::console::{NodeFacts, Sources};
 use crate::container::{Containers, Foundations};
 use crate::cri::validate::Host;
 use crate::cri::{Cri, Events, HandlerReport, Known};
@@ -111,12 +113,23 @@ impl Daemon {
         drop(tokio::task::spawn_blocking(move || store.collect()));
         let known = Arc::new(Known::new(Arc::clone(&containers)));
 
+        let stats = Stats::new(cgroups.clone(), Arc::clone(&known) as _);
+        let facts = node::facts(&cgroups, &host, &native);
+        let events = Follow {
+            pods: Arc::clone(pods.store()),
+            containers: Arc::clone(containers.store()),
+            network: network.watch(),
+            degradations: degradations(&facts, &observer),
+        }
+        .start();
         let sources = Arc::new(Sources {
-            node: node::facts(&cgroups, &host, &native),
+            node: facts,
             pods: Arc::clone(&pods),
             containers: Arc::clone(&containers),
             observer: observer.clone(),
             network: Arc::clone(&network),
+            events,
+            stats: stats.clone(),
             config: config.clone(),
         });
         let node = Node::new(&config, reported, Arc::clone(&network), &cgroups, observer, &native);
@@ -125,7 +138,7 @@ impl Daemon {
         let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
             .with_images(image_room.clone())
             .with_containers(Arc::new(Arc::clone(&containers)))
-            .with_stats(Stats::new(cgroups, Arc::clone(&known) as _))
+            .with_stats(stats)
             .with_events(Events::follow(Arc::clone(pods.store()), known))
             .with_streaming(streaming);
         Ok(Self {
@@ -143,6 +156,12 @@ impl Daemon {
             locks,
         })
     }
+}
+
+/// How this node does less than it could.
+fn degradations(facts: &NodeFacts, observer: &Observer) -> Vec<api::Degradation> {
+    let of_observer = api::Observer::from(&observer.status()).degradations;
+    facts.degradations.iter().cloned().chain(of_observer).collect()
 }
 
 fn network_settings(config: &Config) -> NetworkSettings {
