@@ -4,11 +4,28 @@ use sandboxd_api::console as api;
 use tonic::Status;
 
 use super::Sources;
+use crate::observer::inventory::{Context, Inventory, response};
+use crate::pod::model::NsKind;
 
 /// Blocks while it reads `/proc`.
 pub(super) fn list(
-    _sources: &Sources,
-    _request: &api::ListNamespacesRequest,
+    sources: &Sources,
+    request: &api::ListNamespacesRequest,
 ) -> Result<api::ListNamespacesResponse, Status> {
-    Err(Status::unimplemented("ListNamespaces is not built yet"))
+    let kind = match request.kind.as_str() {
+        "" => None,
+        name => Some(NsKind::named(name).ok_or_else(|| {
+            let known = NsKind::ALL.map(NsKind::name).join(", ");
+            Status::invalid_argument(format!(
+                "kind = {name:?} is no kind of namespace: one of {known}, or empty"
+            ))
+        })?),
+    };
+    Ok(response(&read(sources), kind, request.leaked_only))
+}
+
+/// As the daemon sees it, with its pods.
+fn read(sources: &Sources) -> Inventory {
+    let pods = Some(sources.observer.attribution());
+    Inventory::read(&Context { pods, state: Some(&sources.config.state), ..Context::default() })
 }

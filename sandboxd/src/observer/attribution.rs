@@ -127,6 +127,12 @@ impl Attribution {
         self.0.read().unwrap_or_else(PoisonError::into_inner).by_inode.get(&inode).cloned()
     }
 
+    /// The pod of which this is a known process.
+    #[must_use]
+    pub fn pod_of_process(&self, pid: i32) -> Option<Arc<PodKeys>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).by_pid.get(&pid).cloned()
+    }
+
     /// The pod of a check: the caller's namespaces first, the most telling ones before; then its pid; then
     /// its parent's, which finds the first process of a pod whose shim alone is known.
     #[must_use]

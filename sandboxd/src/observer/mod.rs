@@ -31,6 +31,7 @@ pub mod check;
 pub mod covering;
 pub mod explain;
 mod history;
+pub mod inventory;
 #[cfg(feature = "observer")]
 mod loader;
 pub mod names;
@@ -210,6 +211,12 @@ impl Observer {
     #[must_use]
     pub fn counts(&self, pod: &PodId) -> PodCounts {
         lock(&self.shared.pods).get(pod).copied().unwrap_or_default()
+    }
+
+    /// The pods that checks are attributed to.
+    #[must_use]
+    pub fn attribution(&self) -> &Attribution {
+        &self.shared.attribution
     }
 
     /// A recorded check in words.

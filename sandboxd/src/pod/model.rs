@@ -82,6 +82,15 @@ pub enum NsKind {
 }
 
 impl NsKind {
+    pub const ALL: [Self; 8] =
+        [Self::User, Self::Net, Self::Mnt, Self::Pid, Self::Ipc, Self::Uts, Self::Cgroup, Self::Time];
+
+    /// The kind with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// The name of its file under /proc/PID/ns.
     #[must_use]
     pub fn name(self) -> &'static str {
