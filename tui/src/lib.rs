@@ -12,7 +12,9 @@
 
 pub mod app;
 pub mod args;
+pub mod config;
 pub mod feed;
+pub mod keys;
 pub mod link;
 pub mod model;
 pub mod once;

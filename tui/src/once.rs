@@ -93,7 +93,8 @@ pub async fn stream(mut feed: Feed, out: &mut impl Write) -> Result<(), OnceErro
             FeedEvent::Connecting
             | FeedEvent::Live
             | FeedEvent::Explained { .. }
-            | FeedEvent::Timeline { .. } => {}
+            | FeedEvent::Timeline { .. }
+            | FeedEvent::Answered { .. } => {}
         }
     }
     Ok(())

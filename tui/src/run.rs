@@ -4,6 +4,7 @@
 //! second: what comes in between is taken in and drawn together.
 
 use std::io::{IsTerminal, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use tokio::time::Instant;
 
 use crate::app::{App, Command, Event, Settings};
 use crate::args::Args;
-use crate::feed::{Feed, live, replay, wall_clock};
+use crate::config::{self, Config};
+use crate::feed::{Feed, FeedEvent, live, replay, wall_clock};
 use crate::link::Link;
 use crate::once;
 use crate::record::{self, Entry, Recorder};
@@ -47,13 +49,22 @@ impl Clock {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let theme =
-        Theme { color: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()), ascii: args.ascii };
+    let config_path = config::path();
+    let config = config_path.as_deref().map(Config::load).unwrap_or_default();
+    let theme = Theme {
+        color: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        ascii: args.ascii,
+        light: config.light(std::env::var("COLORFGBG").ok().as_deref()),
+    };
+    if let (Some(problem), true) = (&config.problem, args.once) {
+        eprintln!("sandboxd-tui: {problem}: the manual's settings are used");
+    }
     let settings = Settings {
         theme,
         tz: TimeZone::system(),
         filter: args.filter.clone().unwrap_or_default(),
         sort: args.sort.unwrap_or_default(),
+        config,
     };
     let recording = args.replay.as_deref().map(record::read).transpose()?;
     if args.once {
@@ -66,7 +77,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !stdout().is_terminal() {
         bail!("the output is not a terminal: use --once for one frame as text, or --json");
     }
-    console(&args, settings, recording).await
+    console(&args, settings, recording, config_path.as_deref()).await
 }
 
 fn feed(args: &Args, recording: Option<Vec<Entry>>) -> anyhow::Result<Feed> {
@@ -136,7 +147,13 @@ impl Signals {
     }
 }
 
-async fn console(args: &Args, settings: Settings, recording: Option<Vec<Entry>>) -> anyhow::Result<ExitCode> {
+async fn console(
+    args: &Args,
+    settings: Settings,
+    recording: Option<Vec<Entry>>,
+    config_path: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
+    let unread = settings.config.problem.is_some();
     let (link, clock) = match &recording {
         None => (Link::Connecting, Clock::Wall),
         Some(entries) => {
@@ -180,14 +197,28 @@ async fn console(args: &Args, settings: Settings, recording: Option<Vec<Entry>>)
             () = tokio::time::sleep_until(next_frame), if app.is_dirty() => {}
             () = tokio::time::sleep(Duration::from_secs(1)), if app.shows_ages() => events.push(Event::Tick),
         }
+        let mut notices = Vec::new();
         for event in events {
             for command in app.handle(event, clock.now_ns()) {
                 match command {
                     Command::Quit => return Ok(ExitCode::SUCCESS),
                     // A feed that is too busy to be asked: the operator asks again.
                     Command::Ask(request) => drop(feed.requests.try_send(request)),
+                    Command::Copy(text) => screen.copy(&text).context("cannot write to the terminal")?,
+                    Command::Remember(columns) => {
+                        let path = config_path.filter(|_| !unread);
+                        let kept = path.map_or(Ok(()), |path| config::remember(path, &columns));
+                        if let Err(error) = kept {
+                            let why = std::error::Error::source(&error).map(|why| format!(": {why}"));
+                            let words = format!("{error}{}", why.unwrap_or_default());
+                            notices.push(FeedEvent::Notice(words));
+                        }
+                    }
                 }
             }
+        }
+        for notice in notices {
+            app.handle(Event::Feed(notice), clock.now_ns());
         }
     }
 }

@@ -120,7 +120,7 @@ async fn an_explanation_is_asked_of_the_daemon() {
 fn recorded_seq() -> u64 {
     let explained = entries().into_iter().find_map(|entry| match entry.what {
         What::Explained(answer) => answer.check.map(|check| check.seq),
-        What::Snapshot(_) | What::Delta(_) => None,
+        What::Snapshot(_) | What::Delta(_) | What::Answered(_) => None,
     });
     explained.unwrap()
 }

@@ -15,38 +15,74 @@ use crossterm::event::{
 use jiff::tz::TimeZone;
 use ratatui::layout::Rect;
 
+use crate::config::Config;
 use crate::feed::{FeedEvent, Request};
 use crate::link::Link;
 use crate::model::Model;
 use crate::model::filter::{Filter, Kind};
-use crate::model::sort::Sort;
+use crate::model::sort::{Column, Sort};
+use crate::panel::caps::Caps;
 use crate::panel::checks::Checks;
+use crate::panel::columns::Chosen;
+use crate::panel::events::Events;
 use crate::panel::flow::Flow;
 use crate::panel::footer::Prompt;
 use crate::panel::help::Help;
-use crate::panel::node::NodeDetail;
+use crate::panel::node::NodeView;
 use crate::panel::pods::Pods;
+use crate::panel::spaces::Spaces;
 use crate::panel::tree::Tree;
-use crate::panel::{Context, Effect, Panel, Shared};
-use crate::theme::Theme;
+use crate::panel::{Context, Copied, Effect, Panel, Shared};
+use crate::theme::{Theme, WRONG};
 
 /// Answers kept; the oldest go all at once, they can be asked for again.
 const ANSWERS: usize = 256;
 
-/// The four views; other panels open over them.
+/// The views; other panels open over them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
     Pods,
     Tree,
     Checks,
     Flow,
+    Caps,
+    Spaces,
+    Events,
+    Node,
 }
 
 impl View {
-    const ALL: [Self; 4] = [Self::Pods, Self::Tree, Self::Checks, Self::Flow];
+    const ALL: [Self; 8] = [
+        Self::Pods,
+        Self::Tree,
+        Self::Checks,
+        Self::Flow,
+        Self::Caps,
+        Self::Spaces,
+        Self::Events,
+        Self::Node,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pods => "Pods",
+            Self::Tree => "Tree",
+            Self::Checks => "Checks",
+            Self::Flow => "Flow",
+            Self::Caps => "Caps",
+            Self::Spaces => "Spaces",
+            Self::Events => "Events",
+            Self::Node => "Node",
+        }
+    }
 
     fn filters(self) -> Kind {
-        if self == Self::Checks { Kind::Checks } else { Kind::Pods }
+        match self {
+            Self::Pods | Self::Tree | Self::Flow | Self::Caps | Self::Node => Kind::Pods,
+            Self::Checks => Kind::Checks,
+            Self::Spaces => Kind::Spaces,
+            Self::Events => Kind::Events,
+        }
     }
 }
 
@@ -57,6 +93,8 @@ pub struct Settings {
     pub tz: TimeZone,
     pub filter: Filter,
     pub sort: Sort,
+    /// What the operator's file says.
+    pub config: Config,
 }
 
 #[derive(Debug)]
@@ -73,6 +111,10 @@ pub enum Event {
 pub enum Command {
     Quit,
     Ask(Request),
+    /// Put on the clipboard.
+    Copy(String),
+    /// Keep the columns of the pod table for the next start.
+    Remember(Vec<Column>),
 }
 
 #[derive(Debug)]
@@ -88,24 +130,34 @@ pub struct App {
     tree: Tree,
     checks: Checks,
     flow: Flow,
+    caps: Caps,
+    spaces: Spaces,
+    events: Events,
+    node: NodeView,
     /// Panels opened over the view, the topmost last.
     over: Vec<Box<dyn Panel>>,
     prompt: Option<Prompt>,
     notice: Option<String>,
     dirty: bool,
+    /// Whether what is on the screen is read again and again.
+    polls: bool,
     /// What `shared.rows` was made from.
     rows_of: Option<(u64, String, Sort)>,
     /// Where the tabs were drawn, for the mouse.
     tabs: Vec<(Rect, View)>,
+    /// Where the way back was drawn, and the hints of the footer with their keys.
+    breadcrumb: Rect,
+    buttons: Vec<(Rect, char)>,
 }
 
 impl App {
     pub fn new(settings: Settings, link: Link, now_ns: i64) -> Self {
-        let Settings { theme, tz, filter, sort } = settings;
+        let Settings { theme, tz, filter, sort, config } = settings;
+        let Config { columns, keys, problem, .. } = config;
         Self {
             model: Model::default(),
             link,
-            shared: Shared { pod_filter: filter, sort, ..Shared::default() },
+            shared: Shared { pod_filter: filter, sort, columns, keys, ..Shared::default() },
             theme,
             tz,
             now_ns,
@@ -114,12 +166,19 @@ impl App {
             tree: Tree::default(),
             checks: Checks::default(),
             flow: Flow::default(),
+            caps: Caps::default(),
+            spaces: Spaces::default(),
+            events: Events::default(),
+            node: NodeView::default(),
             over: Vec::new(),
             prompt: None,
-            notice: None,
+            notice: problem.map(|problem| format!("{WRONG} {problem}: the manual's settings are used")),
             dirty: true,
+            polls: false,
             rows_of: None,
             tabs: Vec::new(),
+            breadcrumb: Rect::ZERO,
+            buttons: Vec::new(),
         }
     }
 
@@ -136,7 +195,7 @@ impl App {
             Link::Waiting { .. } => true,
             Link::Connecting | Link::Live | Link::Replay => false,
         };
-        ages || !self.model.pods.is_empty() && self.view == View::Pods
+        ages || self.polls || !self.model.pods.is_empty() && self.view == View::Pods
     }
 
     /// Takes in one event at the time `now_ns`.
@@ -149,7 +208,7 @@ impl App {
             }
             Event::Tick => {
                 self.dirty |= self.shows_ages();
-                return Vec::new();
+                Vec::new()
             }
             Event::Terminal(Terminal::Key(key)) if key.kind != KeyEventKind::Release => self.key(key),
             Event::Terminal(Terminal::Mouse(mouse)) => self.mouse(mouse),
@@ -161,6 +220,7 @@ impl App {
         };
         self.refresh();
         commands.extend(self.missing_timeline());
+        commands.extend(self.wanted());
         commands
     }
 
@@ -189,8 +249,10 @@ impl App {
                 if self.model.node.started_at_ns != daemon {
                     self.shared.explained.clear();
                     self.shared.timelines.clear();
+                    self.shared.readings.clear();
                 }
             }
+            FeedEvent::Answered { query, answer } => self.shared.readings.take(query, answer, self.now_ns),
             FeedEvent::Explained { seq, mut answer } => {
                 if let Ok(answer) = &mut answer {
                     answer.check.iter_mut().for_each(crate::model::clean::check);
@@ -250,6 +312,14 @@ impl App {
         Some(Command::Ask(Request::Timeline { pod_id }))
     }
 
+    /// Asks for what the topmost panel wants read and is due.
+    fn wanted(&mut self) -> Vec<Command> {
+        let wants = if self.model.filled { self.with_panel(|panel, cx| panel.wants(cx)) } else { Vec::new() };
+        self.polls = !wants.is_empty();
+        let due = wants.into_iter().filter(|want| self.shared.readings.due(want, self.now_ns));
+        due.map(|want| Command::Ask(Request::Read(want.query))).collect()
+    }
+
     /// The topmost panel together with what it may look at.
     fn with_panel<T>(&mut self, then: impl FnOnce(&mut dyn Panel, &Context<'_>) -> T) -> T {
         let cx = Context {
@@ -264,6 +334,10 @@ impl App {
             View::Tree => &mut self.tree,
             View::Checks => &mut self.checks,
             View::Flow => &mut self.flow,
+            View::Caps => &mut self.caps,
+            View::Spaces => &mut self.spaces,
+            View::Events => &mut self.events,
+            View::Node => &mut self.node,
         };
         match self.over.last_mut() {
             Some(over) => then(over.as_mut(), &cx),
@@ -273,7 +347,6 @@ impl App {
 
     fn key(&mut self, key: KeyEvent) -> Vec<Command> {
         self.dirty = true;
-        self.notice = None;
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         if control && key.code == KeyCode::Char('c') {
             return vec![Command::Quit];
@@ -282,9 +355,16 @@ impl App {
             self.prompt_key(key);
             return Vec::new();
         }
+        let key = self.shared.keys.translate(key);
+        self.manual_key(key)
+    }
+
+    /// A key as the manual names it.
+    fn manual_key(&mut self, key: KeyEvent) -> Vec<Command> {
+        self.notice = None;
         match key.code {
             KeyCode::Char('q') => return vec![Command::Quit],
-            KeyCode::Char(digit @ '1'..='4') => {
+            KeyCode::Char(digit @ '1'..='8') => {
                 let index = usize::from(digit as u8 - b'1');
                 self.show(View::ALL[index]);
             }
@@ -303,12 +383,27 @@ impl App {
                         let help = self.with_panel(|panel, cx| Help::new(panel.title(cx), panel.hints()));
                         self.over.push(Box::new(help));
                     }
-                    (None, KeyCode::Char('i')) => self.over.push(Box::new(NodeDetail::default())),
+                    (None, KeyCode::Char('i')) => self.show(View::Node),
+                    (None, KeyCode::Char('y')) => return self.copy(),
                     (None, _) => {}
                 }
             }
         }
         Vec::new()
+    }
+
+    /// Puts what is selected on the clipboard.
+    fn copy(&mut self) -> Vec<Command> {
+        match self.with_panel(|panel, cx| panel.copy(cx)) {
+            None => {
+                self.notice = Some("nothing to copy here".to_owned());
+                Vec::new()
+            }
+            Some(Copied { what, text }) => {
+                self.notice = Some(format!("copied {what}, {} characters", text.chars().count()));
+                vec![Command::Copy(text)]
+            }
+        }
     }
 
     fn show(&mut self, view: View) {
@@ -327,6 +422,8 @@ impl App {
         match self.view.filters() {
             Kind::Pods => &mut self.shared.pod_filter,
             Kind::Checks => &mut self.shared.check_filter,
+            Kind::Events => &mut self.shared.event_filter,
+            Kind::Spaces => &mut self.shared.space_filter,
         }
     }
 
@@ -366,13 +463,26 @@ impl App {
                 Effect::Select(id) => self.shared.selected = Some(id),
                 Effect::Sort(sort) => self.shared.sort = sort,
                 Effect::Open(panel) => self.over.push(panel),
+                Effect::ReadAgain => {
+                    for want in self.with_panel(|panel, cx| panel.wants(cx)) {
+                        self.shared.readings.expire(&want.query);
+                    }
+                }
                 Effect::Ask(request) => commands.push(Command::Ask(request)),
                 Effect::Notice(words) => self.notice = Some(words),
-                Effect::ChecksOf(pid) => {
+                Effect::Checks(filter) => {
                     self.show(View::Checks);
                     self.checks.follow();
-                    self.shared.check_filter =
-                        Filter::parse(&format!("pid:{pid}"), Kind::Checks).unwrap_or_default();
+                    self.shared.check_filter = Filter::parse(&filter, Kind::Checks).unwrap_or_default();
+                }
+                Effect::Enter => {
+                    let enter = KeyEvent::new(KeyCode::Enter, KeyModifiers::NONE);
+                    let effects = self.with_panel(|panel, cx| panel.handle_key(enter, cx));
+                    commands.extend(self.carry_out(effects.unwrap_or_default()));
+                }
+                Effect::Columns(columns) => {
+                    self.shared.columns = Chosen::only(columns.clone());
+                    commands.push(Command::Remember(columns));
                 }
             }
         }
@@ -389,6 +499,15 @@ impl App {
                 if let Some((_, view)) = hit {
                     self.show(*view);
                     return Vec::new();
+                }
+                let at = (mouse.column, mouse.row).into();
+                if !self.over.is_empty() && self.breadcrumb.contains(at) {
+                    self.over.pop();
+                    return Vec::new();
+                }
+                if let Some((_, key)) = self.buttons.iter().find(|(area, _)| area.contains(at)) {
+                    // What is on the footer is the manual's key already.
+                    return self.manual_key(KeyEvent::new(KeyCode::Char(*key), KeyModifiers::NONE));
                 }
                 let effects = self.with_panel(|panel, cx| panel.click(mouse.column, mouse.row, cx));
                 return self.carry_out(effects);

@@ -14,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::backoff::{self, Backoff};
+use super::query::Query;
 use super::{CHANNEL, Feed, FeedEvent, Request, wall_clock};
 use crate::record::{Entry, Recorder, What};
 
@@ -87,12 +88,12 @@ impl Task {
         self.tell(FeedEvent::Connecting).await?;
         let path = self.endpoint.display().to_string();
         let opened = tokio::time::timeout(ANSWER, async {
-            let mut client = connect(&self.endpoint).await?;
-            let stream = client.watch(WatchRequest::default()).await;
+            let channel = connect(&self.endpoint).await?;
+            let stream = client(&channel).watch(WatchRequest::default()).await;
             let stream = stream.map_err(|status| refused(&path, &status))?;
-            Ok::<_, LinkError>((client, stream.into_inner()))
+            Ok::<_, LinkError>((channel, stream.into_inner()))
         });
-        let (client, mut stream) = match opened.await {
+        let (channel, mut stream) = match opened.await {
             Err(_) => return Ok(LinkError::Silent { path }),
             Ok(Err(error)) => return Ok(error),
             Ok(Ok(opened)) => opened,
@@ -115,12 +116,10 @@ impl Task {
                     Err(status) => return Ok(LinkError::Broken(status.message().to_owned())),
                 },
                 request = self.requests.recv() => {
-                    answers.spawn(answer(client.clone(), request.ok_or(Gone)?));
+                    answers.spawn(answer(channel.clone(), request.ok_or(Gone)?));
                 }
                 Some(Ok(answer)) = answers.join_next(), if !answers.is_empty() => {
-                    if let FeedEvent::Explained { answer: Ok(explained), .. } = &answer {
-                        self.record(Some(What::Explained(explained.clone()))).await?;
-                    }
+                    self.record_answer(&answer).await?;
                     self.tell(answer).await?;
                 }
             }
@@ -138,11 +137,22 @@ impl Task {
                     let answer = match request.ok_or(Gone)? {
                         Request::Explain { seq } => FeedEvent::Explained { seq, answer: Err(refused()) },
                         Request::Timeline { pod_id } => FeedEvent::Timeline { pod_id, answer: Err(refused()) },
+                        Request::Read(query) => FeedEvent::Answered { query, answer: Err(refused()) },
                     };
                     self.tell(answer).await?;
                 }
             }
         }
+    }
+
+    async fn record_answer(&mut self, answer: &FeedEvent) -> Result<(), Gone> {
+        let what = match answer {
+            _ if self.recorder.is_none() => None,
+            FeedEvent::Explained { answer: Ok(explained), .. } => Some(What::Explained(explained.clone())),
+            FeedEvent::Answered { answer: Ok(answer), .. } => Some(What::Answered(answer.clone())),
+            _ => None,
+        };
+        self.record(what).await
     }
 
     async fn record(&mut self, what: Option<What>) -> Result<(), Gone> {
@@ -158,17 +168,20 @@ impl Task {
     }
 }
 
-async fn connect(path: &Path) -> Result<ConsoleClient<Channel>, LinkError> {
+async fn connect(path: &Path) -> Result<Channel, LinkError> {
     let socket = path.to_owned();
     // The address is never used: the connector goes to the socket.
-    let channel = Endpoint::from_static("http://console.invalid")
+    Endpoint::from_static("http://console.invalid")
         .connect_with_connector(service_fn(move |_| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         }))
         .await
-        .map_err(|error| LinkError::Connect { path: path.display().to_string(), why: root_cause(&error) })?;
-    Ok(ConsoleClient::new(channel).max_decoding_message_size(MAX_MESSAGE_SIZE))
+        .map_err(|error| LinkError::Connect { path: path.display().to_string(), why: root_cause(&error) })
+}
+
+fn client(channel: &Channel) -> ConsoleClient<Channel> {
+    ConsoleClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_SIZE)
 }
 
 /// The innermost error: "No such file or directory" says more than "transport error".
@@ -180,7 +193,8 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-async fn answer(mut client: ConsoleClient<Channel>, request: Request) -> FeedEvent {
+async fn answer(channel: Channel, request: Request) -> FeedEvent {
+    let mut client = client(&channel);
     let late = || format!("the daemon did not answer within {} s", ANSWER.as_secs());
     let words = |status: tonic::Status| crate::text::clean(status.message());
     match request {
@@ -196,6 +210,12 @@ async fn answer(mut client: ConsoleClient<Channel>, request: Request) -> FeedEve
             let answer = answer.map_err(|_| late()).and_then(|answer| answer.map_err(words));
             let answer = answer.map(|answer| answer.into_inner().timeline.unwrap_or_default());
             FeedEvent::Timeline { pod_id, answer }
+        }
+        Request::Read(query) => {
+            let answer = tokio::time::timeout(ANSWER, query.ask(channel)).await;
+            let answer = answer.map_err(|_| late());
+            let answer = answer.and_then(|answer| answer.map_err(|status| Query::refusal(&status)));
+            FeedEvent::Answered { query, answer }
         }
     }
 }

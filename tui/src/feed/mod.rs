@@ -12,12 +12,15 @@
 
 pub mod backoff;
 pub mod live;
+pub mod query;
 pub mod replay;
 
 use std::time::Duration;
 
 use sandboxd_api::console::{ExplainCheckResponse, Timeline, WatchResponse};
 use tokio::sync::mpsc;
+
+use query::{Answer, Query};
 
 /// Messages between the feed and the console before the feed waits.
 pub const CHANNEL: usize = 1024;
@@ -40,6 +43,10 @@ pub enum FeedEvent {
         pod_id: String,
         answer: Result<Timeline, String>,
     },
+    Answered {
+        query: Query,
+        answer: Result<Answer, String>,
+    },
     /// The recording is at its end.
     Ended,
     /// Something to tell the operator that stops nothing, e.g. a recording that cannot be written.
@@ -51,6 +58,7 @@ pub enum FeedEvent {
 pub enum Request {
     Explain { seq: u64 },
     Timeline { pod_id: String },
+    Read(Query),
 }
 
 /// The console's end of a feed.

@@ -1,4 +1,5 @@
-//! The feed from a recording. Explanations that were asked for while recording are answered from it.
+//! The feed from a recording. What was asked for while recording is answered from it: an explanation whenever it
+//! is asked for, a reading as it was at that time of the recording, or the first one after it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,17 +8,18 @@ use sandboxd_api::console::{Delta, ExplainCheckResponse, WatchResponse, watch_re
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::query::Answer;
 use super::{CHANNEL, Feed, FeedEvent, Request};
 use crate::record::{Change, Entry, What};
 
-/// The message of an entry; an explanation is none.
+/// The message of an entry; an answer is none.
 pub fn message(what: What) -> Option<WatchResponse> {
     let message = match what {
         What::Snapshot(snapshot) => watch_response::Message::Snapshot(snapshot),
         What::Delta(Change { time_ns, change }) => {
             watch_response::Message::Delta(Delta { time_ns, change: Some(change) })
         }
-        What::Explained(_) => return None,
+        What::Explained(_) | What::Answered(_) => return None,
     };
     Some(WatchResponse { message: Some(message) })
 }
@@ -38,13 +40,7 @@ async fn play(
     events: &mpsc::Sender<FeedEvent>,
     mut requests: mpsc::Receiver<Request>,
 ) -> Result<(), mpsc::error::SendError<FeedEvent>> {
-    let explained: HashMap<u64, ExplainCheckResponse> = entries
-        .iter()
-        .filter_map(|entry| match &entry.what {
-            What::Explained(answer) => answer.check.as_ref().map(|check| (check.seq, answer.clone())),
-            What::Snapshot(_) | What::Delta(_) => None,
-        })
-        .collect();
+    let answers = Answers::of(&entries);
     events.send(FeedEvent::Live).await?;
     let mut due = Instant::now();
     let mut last_ns = entries.first().map_or(0, |entry| entry.at_ns);
@@ -56,7 +52,7 @@ async fn play(
             tokio::select! {
                 biased;
                 request = requests.recv() => match request {
-                    Some(request) => events.send(answer(&explained, request)).await?,
+                    Some(request) => events.send(answers.to(request, last_ns)).await?,
                     None => return Ok(()),
                 },
                 () = tokio::time::sleep_until(due) => break,
@@ -68,22 +64,50 @@ async fn play(
     }
     events.send(FeedEvent::Ended).await?;
     while let Some(request) = requests.recv().await {
-        events.send(answer(&explained, request)).await?;
+        events.send(answers.to(request, i64::MAX)).await?;
     }
     Ok(())
 }
 
-fn answer(explained: &HashMap<u64, ExplainCheckResponse>, request: Request) -> FeedEvent {
-    match request {
-        Request::Explain { seq } => {
-            let answer = explained.get(&seq).cloned();
-            FeedEvent::Explained {
-                seq,
-                answer: answer.ok_or_else(|| "not part of this recording".to_owned()),
+/// What was answered while recording.
+#[derive(Debug, Default)]
+pub struct Answers {
+    explained: HashMap<u64, ExplainCheckResponse>,
+    /// With their times, oldest first.
+    readings: Vec<(i64, Answer)>,
+}
+
+impl Answers {
+    pub fn of(entries: &[Entry]) -> Self {
+        let mut answers = Self::default();
+        for entry in entries {
+            match &entry.what {
+                What::Explained(answer) => {
+                    answers.explained.extend(answer.check.as_ref().map(|check| (check.seq, answer.clone())));
+                }
+                What::Answered(answer) => answers.readings.push((entry.at_ns, answer.clone())),
+                What::Snapshot(_) | What::Delta(_) => {}
             }
         }
-        Request::Timeline { pod_id } => {
-            FeedEvent::Timeline { pod_id, answer: Err("not part of this recording".to_owned()) }
+        answers
+    }
+
+    /// The answer at that time of the recording.
+    pub fn to(&self, request: Request, at_ns: i64) -> FeedEvent {
+        let missing = || "not part of this recording".to_owned();
+        match request {
+            Request::Explain { seq } => {
+                FeedEvent::Explained { seq, answer: self.explained.get(&seq).cloned().ok_or_else(missing) }
+            }
+            Request::Timeline { pod_id } => FeedEvent::Timeline { pod_id, answer: Err(missing()) },
+            Request::Read(query) => {
+                let mut fitting =
+                    self.readings.iter().filter(|(_, answer)| answer.answers(&query)).peekable();
+                let first = fitting.peek().copied();
+                let newest = fitting.take_while(|(when, _)| *when <= at_ns).last().or(first);
+                let answer = newest.map(|(_, answer)| answer.clone()).ok_or_else(missing);
+                FeedEvent::Answered { query, answer }
+            }
         }
     }
 }

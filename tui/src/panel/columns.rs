@@ -52,6 +52,54 @@ const BY_WEIGHT: [Column; 14] = [
     Column::Flow,
 ];
 
+/// The heading, as the picker and "not shown" name a column.
+pub fn name(column: Column) -> &'static str {
+    shape(column).0
+}
+
+/// What a column says, in words.
+pub fn means(column: Column) -> &'static str {
+    match column {
+        Column::Name => "the pod's name",
+        Column::Namespace => "its namespace in the cluster",
+        Column::State => "where it is in its life",
+        Column::Userns => "inode of its user namespace",
+        Column::Netns => "inode of its network namespace",
+        Column::Owner => "whose user namespace owns the network namespace",
+        Column::Range => "the host's ids that its ids become",
+        Column::Address => "its addresses",
+        Column::Sysfs => "which sysfs it got, or that it was denied",
+        Column::Denied => "checks denied to it",
+        Column::Age => "since when it is there",
+        Column::Handler => "the runtime handler",
+        Column::Flow => "whether the user or the network namespace came first",
+        Column::Ready => "how long it took to make",
+    }
+}
+
+/// The columns an operator chose, in their order; without a choice all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chosen(Option<Vec<Column>>);
+
+impl Chosen {
+    /// Nothing chosen is no choice.
+    pub fn only(columns: Vec<Column>) -> Self {
+        Self(Some(columns).filter(|columns| !columns.is_empty()))
+    }
+
+    pub fn listed(&self) -> Option<&[Column]> {
+        self.0.as_deref()
+    }
+
+    fn order(&self) -> &[Column] {
+        self.0.as_deref().unwrap_or(&Column::ALL)
+    }
+
+    fn has(&self, column: Column) -> bool {
+        self.order().contains(&column)
+    }
+}
+
 /// How many of them come before the names get more room.
 const ESSENTIAL: usize = 7;
 /// The room that names get then.
@@ -68,12 +116,12 @@ pub struct Placed {
 }
 
 /// The columns that fit into `width`, in the table's order; `longest_name` of the names to be shown.
-pub fn layout(width: usize, longest_name: usize) -> Vec<Placed> {
+pub fn layout(width: usize, longest_name: usize, chosen: &Chosen) -> Vec<Placed> {
     let mut room = width.saturating_sub(MARGIN);
-    let mut chosen = Vec::new();
+    let mut fitting = Vec::new();
     let mut least_name = shape(Column::Name).1;
-    for column in BY_WEIGHT {
-        if chosen.len() == ESSENTIAL {
+    for column in BY_WEIGHT.into_iter().filter(|column| chosen.has(*column)) {
+        if fitting.len() == ESSENTIAL && chosen.has(Column::Name) {
             // Names that can be read come before more columns.
             let wider = ROOMY_NAME - least_name;
             if wider > room {
@@ -82,19 +130,19 @@ pub fn layout(width: usize, longest_name: usize) -> Vec<Placed> {
             room -= wider;
             least_name = ROOMY_NAME;
         }
-        let needs = shape(column).1 + if chosen.is_empty() { 0 } else { GAP };
+        let needs = shape(column).1 + if fitting.is_empty() { 0 } else { GAP };
         // The first that does not fit ends it: the table must not reshuffle by a column's luck.
         if needs > room {
             break;
         }
         room -= needs;
-        chosen.push(column);
+        fitting.push(column);
     }
     let name = (least_name + room).min(longest_name.clamp(least_name, WIDEST_NAME));
     let mut x = MARGIN;
-    Column::ALL
-        .into_iter()
-        .filter(|column| chosen.contains(column))
+    let order = chosen.order().iter().copied();
+    order
+        .filter(|column| fitting.contains(column))
         .map(|column| {
             let width = if column == Column::Name { name } else { shape(column).1 };
             let placed = Placed { column, x, width };
@@ -104,12 +152,12 @@ pub fn layout(width: usize, longest_name: usize) -> Vec<Placed> {
         .collect()
 }
 
-/// Headings of the columns that are not among `placed`.
-pub fn hidden(placed: &[Placed]) -> Vec<&'static str> {
-    Column::ALL
-        .into_iter()
-        .filter(|column| placed.iter().all(|placed| placed.column != *column))
-        .map(|column| shape(column).0)
+/// Headings of the chosen columns that are not among `placed`.
+pub fn hidden(placed: &[Placed], chosen: &Chosen) -> Vec<&'static str> {
+    let order = chosen.order().iter();
+    order
+        .filter(|column| placed.iter().all(|placed| placed.column != **column))
+        .map(|column| shape(*column).0)
         .collect()
 }
 
@@ -200,19 +248,31 @@ mod tests {
     fn columns_fit_and_grow_with_the_terminal() {
         let mut before = 0;
         for width in 40..=220 {
-            let placed = layout(width, 25);
+            let placed = layout(width, 25, &Chosen::default());
             let end = placed.last().map_or(0, |last| last.x + last.width);
             assert!(end <= width, "{width}: {placed:?}");
             assert!(placed.len() >= before, "{width} shows fewer columns than {}", width - 1);
             before = placed.len();
         }
         assert_eq!(before, Column::ALL.len());
-        assert!(hidden(&layout(220, 25)).is_empty());
+        assert!(hidden(&layout(220, 25, &Chosen::default()), &Chosen::default()).is_empty());
+    }
+
+    #[test]
+    fn a_choice_is_an_order_and_hides_the_rest() {
+        let chosen = Chosen::only(vec![Column::Denied, Column::Age, Column::Namespace]);
+        let shown: Vec<_> = layout(80, 25, &chosen).iter().map(|placed| placed.column).collect();
+        assert_eq!(shown, [Column::Denied, Column::Age, Column::Namespace]);
+        assert_eq!(layout(80, 25, &chosen)[0].width, 7);
+        let narrow: Vec<_> = layout(24, 25, &chosen).iter().map(|placed| placed.column).collect();
+        assert_eq!(narrow, [Column::Denied, Column::Namespace], "by weight, in the chosen order");
+        assert_eq!(hidden(&layout(24, 25, &chosen), &chosen), ["AGE"]);
+        assert_eq!(Chosen::only(Vec::new()), Chosen::default());
     }
 
     #[test]
     fn eighty_columns_show_both_inodes_and_their_owner() {
-        let shown: Vec<_> = layout(80, 25).iter().map(|placed| placed.column).collect();
+        let shown: Vec<_> = layout(80, 25, &Chosen::default()).iter().map(|placed| placed.column).collect();
         for column in [Column::Userns, Column::Netns, Column::Owner, Column::Sysfs, Column::Denied] {
             assert!(shown.contains(&column), "{column:?} is not among {shown:?}");
         }

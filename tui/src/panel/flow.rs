@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use sandboxd_api::console::{Pod, Step, Timeline};
 
 use super::pods::{Pods, pod_key};
-use super::{Context, Effect, Hint, Panel};
+use super::{Context, Copied, Effect, Hint, Panel};
 use crate::model::facts;
 use crate::text;
 use crate::theme::WRONG;
@@ -150,8 +150,19 @@ impl Panel for Flow {
         pod_key(key, cx).or_else(|| self.pods.handle_key(key, cx))
     }
 
+    fn copy(&self, cx: &Context<'_>) -> Option<Copied> {
+        super::pods::copied(cx)
+    }
+
     fn hints(&self) -> &'static [Hint] {
-        &[("j k", "other pod"), ("Enter", "open"), ("w", "why"), ("e", "next problem")]
+        &[
+            ("j k", "other pod"),
+            ("Enter", "containers"),
+            ("w", "why"),
+            ("e", "next problem"),
+            ("D", "describe"),
+            ("y", "copy its id"),
+        ]
     }
 }
 

@@ -1,17 +1,25 @@
 //! Panels. Each is `draw` plus `handle_key -> effects`; none knows the terminal, the feed or another panel.
 
+pub mod caps;
 pub mod checks;
 pub mod columns;
+pub mod containers;
+pub mod events;
 pub mod flow;
 pub mod footer;
 pub mod help;
 pub mod list;
 pub mod node;
 pub mod pager;
+pub mod picker;
 pub mod pod;
 pub mod pods;
 pub mod processes;
+pub mod readings;
+pub mod spaces;
 pub mod status;
+pub mod stream;
+pub mod table;
 pub mod tree;
 pub mod why;
 
@@ -24,10 +32,14 @@ use ratatui::layout::Rect;
 use sandboxd_api::console::{ExplainCheckResponse, Timeline};
 
 use crate::feed::Request;
+use crate::keys::Keymap;
 use crate::model::Model;
 use crate::model::filter::Filter;
-use crate::model::sort::Sort;
+use crate::model::sort::{Column, Sort};
 use crate::theme::Theme;
+
+use columns::Chosen;
+use readings::{Readings, Want};
 
 /// What the panels share: the selection, the filters, and the answers to what was asked.
 #[derive(Debug, Default)]
@@ -37,9 +49,15 @@ pub struct Shared {
     pub selected: Option<String>,
     pub pod_filter: Filter,
     pub check_filter: Filter,
+    pub event_filter: Filter,
+    pub space_filter: Filter,
     pub sort: Sort,
+    /// The columns of the pod table, in their order.
+    pub columns: Chosen,
+    pub keys: Keymap,
     pub explained: HashMap<u64, Result<ExplainCheckResponse, String>>,
     pub timelines: HashMap<String, Result<Timeline, String>>,
+    pub readings: Readings,
 }
 
 /// What a panel sees while it draws or takes a key.
@@ -60,10 +78,34 @@ pub enum Effect {
     Sort(Sort),
     /// Opens a panel over this one.
     Open(Box<dyn Panel>),
-    /// Shows the checks of one process.
-    ChecksOf(i32),
+    /// Shows the checks that match a filter.
+    Checks(String),
+    /// As if Enter was pressed: a click on the selected row.
+    Enter,
+    /// Which columns the pod table has, in which order; kept for the next start.
+    Columns(Vec<Column>),
     Ask(Request),
+    /// Reads again what the panel wants, now.
+    ReadAgain,
     Notice(String),
+}
+
+/// What `y` puts on the clipboard, and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    pub what: &'static str,
+    pub text: String,
+}
+
+impl Copied {
+    pub fn new(what: &'static str, text: &str) -> Self {
+        Self { what, text: text.to_owned() }
+    }
+}
+
+/// A second click on a row opens it.
+pub fn opened(click: list::Click) -> Vec<Effect> {
+    if click == list::Click::Selected { vec![Effect::Enter] } else { Vec::new() }
 }
 
 /// A key and what it does, for the footer and the help.
@@ -81,6 +123,16 @@ pub trait Panel: std::fmt::Debug {
     /// A click on a cell of the screen.
     fn click(&mut self, _column: u16, _row: u16, _cx: &Context<'_>) -> Vec<Effect> {
         Vec::new()
+    }
+
+    /// What must be read for it while it is on the screen.
+    fn wants(&self, _cx: &Context<'_>) -> Vec<Want> {
+        Vec::new()
+    }
+
+    /// What is selected, as text for the clipboard.
+    fn copy(&self, _cx: &Context<'_>) -> Option<Copied> {
+        None
     }
 
     /// Its keys, the most useful first.

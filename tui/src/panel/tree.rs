@@ -19,7 +19,7 @@ use ratatui::text::{Line, Span};
 use sandboxd_api::console::{Namespace, Pod};
 
 use super::pods::pod_key;
-use super::{Context, Effect, Hint, Panel, columns, list};
+use super::{Context, Copied, Effect, Hint, Panel, columns, list};
 use crate::model::facts;
 use crate::text;
 use crate::theme::{Theme, WRONG};
@@ -306,12 +306,25 @@ impl Panel for Tree {
 
     fn click(&mut self, _column: u16, row: u16, _cx: &Context<'_>) -> Vec<Effect> {
         match row.checked_sub(self.area.y).map(|y| self.offset + usize::from(y)) {
+            Some(to) if to == self.at && to < self.rows.len() => vec![Effect::Enter],
             Some(to) if to < self.rows.len() => self.select(to),
             _ => Vec::new(),
         }
     }
 
+    fn copy(&self, cx: &Context<'_>) -> Option<Copied> {
+        super::pods::copied(cx)
+    }
+
     fn hints(&self) -> &'static [Hint] {
-        &[("Enter", "open the pod"), ("w", "why"), ("e", "next problem"), ("/", "filter"), ("j k", "move")]
+        &[
+            ("Enter", "containers"),
+            ("w", "why"),
+            ("e", "next problem"),
+            ("/", "filter"),
+            ("D", "describe"),
+            ("y", "copy its id"),
+            ("j k", "move"),
+        ]
     }
 }
