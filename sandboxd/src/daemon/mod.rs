@@ -10,6 +10,7 @@
 //! A failure while building undoes what was built: locks and sockets go with their values.
 
 mod accept;
+mod authority;
 mod build;
 pub mod cli;
 mod dirs;

@@ -4,6 +4,7 @@
 #![expect(clippy::cloned_ref_to_slice_refs, reason = "ids are compared with lists of ids")]
 #![expect(clippy::needless_pass_by_value, reason = "a test is a closure written where it is passed")]
 
+mod authority;
 mod command;
 mod devices;
 mod exec_sync;
