@@ -3,13 +3,16 @@
 const CONSOLE: &str = ".sandboxd.console.v1";
 
 /// The enum-typed fields of the console protocol and the module of `json.rs` that names their values.
-const ENUM_FIELDS: [(&str, &str); 6] = [
+const ENUM_FIELDS: [(&str, &str); 9] = [
     ("Observer.state", "observer_state"),
     ("Pod.state", "pod_state"),
     ("Namespace.owner", "owner"),
     ("Sysfs.verdict", "sysfs_verdict"),
     ("Check.verdict", "check_verdict"),
     ("DoctorCheck.verdict", "doctor_verdict"),
+    ("Container.state", "container_state"),
+    ("Event.severity", "severity"),
+    ("HostNamespace.state", "namespace_state"),
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -42,3 +42,6 @@ by_name!(owner, crate::console::namespace::Owner);
 by_name!(sysfs_verdict, crate::console::sysfs::Verdict);
 by_name!(check_verdict, crate::console::check::Verdict);
 by_name!(doctor_verdict, crate::console::doctor_check::Verdict);
+by_name!(container_state, crate::console::container::State);
+by_name!(severity, crate::console::event::Severity);
+by_name!(namespace_state, crate::console::host_namespace::State);

@@ -3,6 +3,8 @@
 //! A room that only reads: snapshots of the pods, what the observer recorded, the node's preflight. The two
 //! calls that change something, StopPod and RemovePod, go to the pods as a CRI call would.
 
+mod capabilities;
+mod namespaces;
 mod service;
 mod watch;
 mod wire;
@@ -68,7 +70,7 @@ impl Sources {
 
     fn pod(&self, pod: &Pod) -> api::Pod {
         let counts = self.observer.counts(&pod.id);
-        let checks = api::CheckCounts { allowed: counts.allowed, denied: counts.denied };
+        let checks = api::CheckCounts { allowed: counts.allowed, denied: counts.denied, sampled_out: 0 };
         wire::pod(pod, self.node.host, checks)
     }
 

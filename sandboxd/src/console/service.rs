@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Sources, watch, wire};
+use super::{Sources, capabilities, namespaces, watch, wire};
 use crate::cri::CriError;
 use crate::observer::CheckFilter;
 use crate::pod::model::Pod;
@@ -111,6 +111,69 @@ impl Console for Service {
             .await
             .map_err(|e| Status::internal(format!("the preflight checks did not end: {e}")))?;
         Ok(Response::new(api::DoctorResponse { checks }))
+    }
+
+    async fn list_namespaces(
+        &self,
+        request: Request<api::ListNamespacesRequest>,
+    ) -> Result<Response<api::ListNamespacesResponse>, Status> {
+        let sources = Arc::clone(&self.sources);
+        let listed = tokio::task::spawn_blocking(move || namespaces::list(&sources, request.get_ref()));
+        let listed = listed.await.map_err(|e| Status::internal(format!("reading /proc did not end: {e}")))?;
+        listed.map(Response::new)
+    }
+
+    async fn list_capabilities(
+        &self,
+        request: Request<api::ListCapabilitiesRequest>,
+    ) -> Result<Response<api::ListCapabilitiesResponse>, Status> {
+        capabilities::list(&self.sources, request.get_ref()).map(Response::new)
+    }
+
+    async fn get_usage(
+        &self,
+        _: Request<api::GetUsageRequest>,
+    ) -> Result<Response<api::GetUsageResponse>, Status> {
+        Err(Status::unimplemented("GetUsage is not built yet"))
+    }
+
+    async fn list_events(
+        &self,
+        _: Request<api::ListEventsRequest>,
+    ) -> Result<Response<api::ListEventsResponse>, Status> {
+        Err(Status::unimplemented("ListEvents is not built yet"))
+    }
+
+    type ReadLogStream = Pin<Box<dyn Stream<Item = Result<api::ReadLogResponse, Status>> + Send>>;
+
+    async fn read_log(
+        &self,
+        _: Request<api::ReadLogRequest>,
+    ) -> Result<Response<Self::ReadLogStream>, Status> {
+        Err(Status::unimplemented("ReadLog is not built yet"))
+    }
+
+    async fn stop_container(
+        &self,
+        _: Request<api::StopContainerRequest>,
+    ) -> Result<Response<api::StopContainerResponse>, Status> {
+        Err(Status::unimplemented("StopContainer is not built yet"))
+    }
+
+    async fn remove_container(
+        &self,
+        _: Request<api::RemoveContainerRequest>,
+    ) -> Result<Response<api::RemoveContainerResponse>, Status> {
+        Err(Status::unimplemented("RemoveContainer is not built yet"))
+    }
+
+    type ExecStream = Pin<Box<dyn Stream<Item = Result<api::ExecResponse, Status>> + Send>>;
+
+    async fn exec(
+        &self,
+        _: Request<tonic::Streaming<api::ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        Err(Status::unimplemented("Exec is not built yet"))
     }
 
     async fn stop_pod(

@@ -49,6 +49,9 @@ async fn stream(sources: &Sources, recent: usize, missed: u64, out: &Out) -> Opt
         pods: pods.iter().map(|pod| sources.pod(pod)).collect(),
         recent_checks: sources.recent_checks(recent),
         time_ns: now_ns(),
+        containers: Vec::new(),
+        recent_events: Vec::new(),
+        access: None,
     };
     send(out, wire::WatchResponse { message: Some(Message::Snapshot(snapshot)) }).await?;
     let mut tick = tokio::time::interval(STATUS_EVERY);

@@ -1,7 +1,8 @@
 //! Cleans every text of a protocol message, once, when it comes in ([`crate::text::clean`]).
 
 use sandboxd_api::console::{
-    Check, Degradation, Delta, Explanation, Node, Observer, Pod, Snapshot, Timeline, delta,
+    Access, Check, Container, Degradation, Delta, Event, Explanation, Node, Observer, Pod, Snapshot,
+    Timeline, delta,
 };
 
 fn each<'a>(texts: impl IntoIterator<Item = &'a mut String>) {
@@ -19,12 +20,17 @@ pub fn snapshot(snapshot: &mut Snapshot) {
     snapshot.observer.iter_mut().for_each(observer);
     snapshot.pods.iter_mut().for_each(pod);
     snapshot.recent_checks.iter_mut().for_each(check);
+    snapshot.containers.iter_mut().for_each(container);
+    snapshot.recent_events.iter_mut().for_each(event);
+    snapshot.access.iter_mut().for_each(access);
 }
 
 pub fn delta(delta: &mut Delta) {
     match &mut delta.change {
         Some(delta::Change::Pod(changed)) => pod(changed),
-        Some(delta::Change::PodRemoved(id)) => each([id]),
+        Some(delta::Change::PodRemoved(id) | delta::Change::ContainerRemoved(id)) => each([id]),
+        Some(delta::Change::Container(changed)) => container(changed),
+        Some(delta::Change::Event(new)) => event(new),
         Some(delta::Change::Check(new)) => check(new),
         Some(delta::Change::Observer(changed)) => observer(changed),
         Some(delta::Change::Node(changed)) => node(changed),
@@ -64,6 +70,20 @@ fn pod(pod: &mut Pod) {
     }
     pod.timeline.iter_mut().for_each(timeline);
     pod.explanation.iter_mut().for_each(explanation);
+}
+
+fn container(container: &mut Container) {
+    let Container { id, pod_id, name, image, reason, message, log_path, .. } = container;
+    each([id, pod_id, name, image, reason, message, log_path]);
+}
+
+pub fn event(event: &mut Event) {
+    let Event { kind, pod_id, pod_name, container_id, container, message, .. } = event;
+    each([kind, pod_id, pod_name, container_id, container, message]);
+}
+
+fn access(access: &mut Access) {
+    each([&mut access.identity, &mut access.why_not]);
 }
 
 pub fn timeline(timeline: &mut Timeline) {

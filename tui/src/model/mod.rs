@@ -19,11 +19,14 @@ pub mod sort;
 use std::collections::{BTreeMap, VecDeque};
 
 use sandboxd_api::console::{
-    Check, Delta, Node, Observer, Pod, Snapshot, WatchResponse, delta, watch_response,
+    Access, Check, Container, Delta, Event, Node, Observer, Pod, Snapshot, WatchResponse, delta,
+    watch_response,
 };
 
 /// Checks kept here, newest last; older ones stay with the daemon.
 pub const CHECK_HISTORY: usize = 10_000;
+/// Events kept here, newest last.
+pub const EVENT_HISTORY: usize = 2_000;
 
 #[derive(Debug, Default)]
 pub struct Model {
@@ -31,6 +34,10 @@ pub struct Model {
     pub observer: Observer,
     pub pods: BTreeMap<String, Pod>,
     pub checks: VecDeque<Check>,
+    pub containers: BTreeMap<String, Container>,
+    pub events: VecDeque<Event>,
+    /// What the daemon lets this console do.
+    pub access: Access,
     /// Messages this console was too slow for, over its life.
     pub missed: u64,
     /// Whether a snapshot ever arrived.
@@ -59,6 +66,7 @@ impl Model {
         // Sequence numbers begin anew with each daemon.
         if node.started_at_ns != self.node.started_at_ns {
             self.checks.clear();
+            self.events.clear();
         }
         self.node = node;
         self.observer = snapshot.observer.unwrap_or_default();
@@ -66,6 +74,11 @@ impl Model {
         for check in snapshot.recent_checks {
             self.push_check(check);
         }
+        self.containers = snapshot.containers.into_iter().map(|one| (one.id.clone(), one)).collect();
+        for event in snapshot.recent_events {
+            self.push_event(event);
+        }
+        self.access = snapshot.access.unwrap_or_default();
     }
 
     fn change(&mut self, mut delta: Delta) {
@@ -87,6 +100,15 @@ impl Model {
                 self.revision += 1;
             }
             Some(delta::Change::Lagged(lagged)) => self.missed += lagged.messages,
+            Some(delta::Change::Container(container)) => {
+                self.containers.insert(container.id.clone(), container);
+                self.revision += 1;
+            }
+            Some(delta::Change::ContainerRemoved(id)) => {
+                self.containers.remove(&id);
+                self.revision += 1;
+            }
+            Some(delta::Change::Event(event)) => self.push_event(event),
             None => {}
         }
     }
@@ -100,6 +122,16 @@ impl Model {
             self.checks.pop_front();
         }
         self.checks.push_back(check);
+    }
+
+    fn push_event(&mut self, event: Event) {
+        if self.events.back().is_some_and(|last| event.seq <= last.seq) {
+            return;
+        }
+        if self.events.len() == EVENT_HISTORY {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
     }
 
     /// The kept check with this sequence number.
@@ -125,6 +157,9 @@ impl Model {
             pods,
             recent_checks: self.checks.iter().cloned().collect(),
             time_ns: self.time_ns,
+            containers: self.containers.values().cloned().collect(),
+            recent_events: self.events.iter().cloned().collect(),
+            access: Some(self.access.clone()),
         }
     }
 }

@@ -112,4 +112,58 @@ impl Console for Service {
     async fn remove_pod(&self, _: Request<RemovePodRequest>) -> Result<Response<RemovePodResponse>, Status> {
         Err(Status::unimplemented("not asked by the console"))
     }
+
+    async fn list_namespaces(
+        &self,
+        _: Request<ListNamespacesRequest>,
+    ) -> Result<Response<ListNamespacesResponse>, Status> {
+        Err(Status::unimplemented("not asked by the console"))
+    }
+
+    async fn list_capabilities(
+        &self,
+        _: Request<ListCapabilitiesRequest>,
+    ) -> Result<Response<ListCapabilitiesResponse>, Status> {
+        Err(Status::unimplemented("not asked by the console"))
+    }
+
+    async fn get_usage(&self, _: Request<GetUsageRequest>) -> Result<Response<GetUsageResponse>, Status> {
+        Err(Status::unimplemented("not asked by the console"))
+    }
+
+    async fn list_events(
+        &self,
+        _: Request<ListEventsRequest>,
+    ) -> Result<Response<ListEventsResponse>, Status> {
+        Err(Status::unimplemented("not asked by the console"))
+    }
+
+    type ReadLogStream = ReceiverStream<Result<ReadLogResponse, Status>>;
+
+    async fn read_log(&self, _: Request<ReadLogRequest>) -> Result<Response<Self::ReadLogStream>, Status> {
+        Err(Status::unimplemented("not asked by the console"))
+    }
+
+    async fn stop_container(
+        &self,
+        _: Request<StopContainerRequest>,
+    ) -> Result<Response<StopContainerResponse>, Status> {
+        Err(Status::unimplemented("not asked by the console"))
+    }
+
+    async fn remove_container(
+        &self,
+        _: Request<RemoveContainerRequest>,
+    ) -> Result<Response<RemoveContainerResponse>, Status> {
+        Err(Status::unimplemented("not asked by the console"))
+    }
+
+    type ExecStream = ReceiverStream<Result<ExecResponse, Status>>;
+
+    async fn exec(
+        &self,
+        _: Request<tonic::Streaming<ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        Err(Status::unimplemented("not asked by the console"))
+    }
 }
