@@ -74,6 +74,10 @@ impl Live {
                 && matches!(step, Degradation::ResultsRefused { through: ResultsThrough::Fexit, .. })
         };
         assert!(status.degradations.iter().all(fine), "{:#?}", status.degradations);
+        // Where it is known what works.
+        if let Ok(through) = std::env::var("SANDBOXD_TEST_RESULTS") {
+            assert_eq!(status.results.map(ResultsThrough::name), Some(through.as_str()));
+        }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
         let dir = tempfile::tempdir().unwrap();
         Some(Self { observer, pods, since_ns: i64::try_from(now).unwrap(), dir, _alone: alone })

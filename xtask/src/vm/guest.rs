@@ -155,7 +155,8 @@ fn disk(kernel: &Kernel, programs: &Programs, flow: bool, e2e: &[String]) -> Res
         tree.program(&stripped(observer)?, "/tests/observer_live")?;
         for rung in ["fexit", "kprobe"] {
             script.push_str(&format!(
-                "SANDBOXD_TEST_RUNG={rung} run 'observer through {rung}' /tests/observer_live --test-threads=1\n"
+                "SANDBOXD_TEST_RESULTS=fexit SANDBOXD_TEST_RUNG={rung} run 'observer through {rung}' \
+                 /tests/observer_live --test-threads=1\n"
             ));
         }
     }
