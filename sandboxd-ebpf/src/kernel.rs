@@ -1,5 +1,7 @@
 //! Reading the kernel's structures at offsets found at load time.
 
+use core::marker::PhantomData;
+
 use aya_ebpf::Global;
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_task_pt_regs};
 use sandboxd_ebpf::{MISSING, Syscall};
@@ -22,25 +24,70 @@ globals! { NR_MOUNT NR_FSOPEN NR_FSCONFIG NR_FSMOUNT NR_MOVE_MOUNT NR_SETNS NR_U
 /// PF_KTHREAD of include/linux/sched.h: a kernel thread has no saved user registers.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// A pointer into the kernel that the verifier knows the type of. Loads through it are safe: a bad address
-/// reads as 0.
-#[derive(Clone, Copy)]
-pub struct Ptr(u64);
+/// How memory of the kernel is read.
+pub trait Memory: Copy {
+    /// # Safety
+    /// `address` is in a structure of the kernel; it may be a bad one.
+    unsafe fn u32(address: u64) -> u32;
+    /// # Safety
+    /// As [`Memory::u32`].
+    unsafe fn u64(address: u64) -> u64;
+}
 
-impl Ptr {
+/// Through pointers that the verifier knows the type of: plain loads. A bad address reads as 0.
+#[derive(Clone, Copy)]
+pub struct Typed;
+
+impl Memory for Typed {
+    #[inline(always)]
+    unsafe fn u32(address: u64) -> u32 {
+        // SAFETY: a load through a BTF pointer: the verifier checks type and offset, the kernel faults.
+        unsafe { (address as *const u32).read_volatile() }
+    }
+
+    #[inline(always)]
+    unsafe fn u64(address: u64) -> u64 {
+        // SAFETY: as above.
+        unsafe { (address as *const u64).read_volatile() }
+    }
+}
+
+/// Through pointers that are only numbers to the verifier (arguments of a kprobe): a helper reads.
+#[derive(Clone, Copy)]
+pub struct Probed;
+
+impl Memory for Probed {
+    #[inline(always)]
+    unsafe fn u32(address: u64) -> u32 {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(address as *const u32) }.unwrap_or(0)
+    }
+
+    #[inline(always)]
+    unsafe fn u64(address: u64) -> u64 {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
+    }
+}
+
+/// A pointer into the kernel, and how to read through it.
+#[derive(Clone, Copy)]
+pub struct Ptr<M: Memory>(u64, PhantomData<M>);
+
+impl<M: Memory> Ptr<M> {
     #[inline(always)]
     pub fn new(address: u64) -> Self {
-        Self(address)
+        Self(address, PhantomData)
     }
 
     /// The pointer in the member at `offset`; null when this kernel has no such member.
     #[inline(always)]
     pub fn follow(self, offset: u32) -> Self {
         if offset == MISSING {
-            return Self(0);
+            return Self::new(0);
         }
-        // SAFETY: a load through a BTF pointer: the verifier checks type and offset, the kernel faults.
-        Self(unsafe { self.at::<u64>(offset).read_volatile() })
+        // SAFETY: a member of a structure of the kernel.
+        Self::new(unsafe { M::u64(self.0 + u64::from(offset)) })
     }
 
     /// The four bytes at `offset`; `None` when this kernel has no such member.
@@ -50,23 +97,18 @@ impl Ptr {
             return None;
         }
         // SAFETY: as in `follow`.
-        Some(unsafe { self.at::<u32>(offset).read_volatile() })
-    }
-
-    #[inline(always)]
-    fn at<T>(self, offset: u32) -> *const T {
-        (self.0 + u64::from(offset)) as *const T
+        Some(unsafe { M::u32(self.0 + u64::from(offset)) })
     }
 }
 
 /// The user registers a task saved when it entered the kernel.
-pub struct Regs(Ptr);
+pub struct Regs(Ptr<Typed>);
 
 impl Regs {
     #[inline(always)]
-    pub fn of(task: Ptr) -> Self {
+    pub fn of(task: Ptr<Typed>) -> Self {
         // SAFETY: `task` is what bpf_get_current_task_btf gave.
-        Self(Ptr(unsafe { bpf_task_pt_regs(task.0 as *mut _) } as u64))
+        Self(Ptr::new(unsafe { bpf_task_pt_regs(task.0 as *mut _) } as u64))
     }
 
     #[inline(always)]
@@ -97,7 +139,7 @@ impl Regs {
     #[inline(always)]
     fn load(&self, offset: u32) -> u64 {
         // SAFETY: as in `Ptr::follow`; the loader refuses to run without these offsets.
-        unsafe { self.0.at::<u64>(offset).read_volatile() }
+        unsafe { Typed::u64(self.0.0 + u64::from(offset)) }
     }
 }
 
@@ -130,19 +172,19 @@ pub fn gated(number: u64) -> Option<Syscall> {
 }
 
 #[inline(always)]
-pub fn is_kernel_thread(task: Ptr) -> bool {
+pub fn is_kernel_thread(task: Ptr<Typed>) -> bool {
     task.read_u32(TASK_FLAGS.load()).is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
 /// Thread group of the task's parent.
 #[inline(always)]
-pub fn parent(task: Ptr) -> Option<u32> {
+pub fn parent(task: Ptr<Typed>) -> Option<u32> {
     task.follow(TASK_REAL_PARENT.load()).read_u32(TASK_TGID.load())
 }
 
 /// The inode of a namespace whose `struct ns_common` is at `ns_offset`. An inode is never 0.
 #[inline(always)]
-pub fn inum(namespace: Ptr, ns_offset: u32) -> Option<u32> {
+pub fn inum<M: Memory>(namespace: Ptr<M>, ns_offset: u32) -> Option<u32> {
     let inum_offset = NS_INUM.load();
     if ns_offset == MISSING || inum_offset == MISSING {
         return None;
@@ -151,13 +193,13 @@ pub fn inum(namespace: Ptr, ns_offset: u32) -> Option<u32> {
 }
 
 #[inline(always)]
-pub fn inum_of_userns(userns: Ptr) -> u32 {
+pub fn inum_of_userns<M: Memory>(userns: Ptr<M>) -> u32 {
     inum(userns, USERNS_NS.load()).unwrap_or(0)
 }
 
 /// The inode of the user namespace that owns a namespace.
 #[inline(always)]
-pub fn owner(namespace: Ptr, user_ns_offset: u32) -> Option<u32> {
+pub fn owner<M: Memory>(namespace: Ptr<M>, user_ns_offset: u32) -> Option<u32> {
     if namespace.0 == 0 {
         return None;
     }
@@ -166,23 +208,23 @@ pub fn owner(namespace: Ptr, user_ns_offset: u32) -> Option<u32> {
 
 /// The inode of the parent of a user namespace: 0 for the initial one, which has none.
 #[inline(always)]
-pub fn userns_parent(userns: Ptr) -> Option<u32> {
+pub fn userns_parent<M: Memory>(userns: Ptr<M>) -> Option<u32> {
     let offset = USERNS_PARENT.load();
     (offset != MISSING).then(|| inum_of_userns(userns.follow(offset)))
 }
 
 #[inline(always)]
-pub fn netns(task: Ptr) -> Ptr {
+pub fn netns(task: Ptr<Typed>) -> Ptr<Typed> {
     follow_nsproxy(task, NSPROXY_NET.load())
 }
 
 #[inline(always)]
-pub fn mntns(task: Ptr) -> Ptr {
+pub fn mntns(task: Ptr<Typed>) -> Ptr<Typed> {
     follow_nsproxy(task, NSPROXY_MNT.load())
 }
 
 #[inline(always)]
-fn follow_nsproxy(task: Ptr, offset: u32) -> Ptr {
+fn follow_nsproxy(task: Ptr<Typed>, offset: u32) -> Ptr<Typed> {
     let nsproxy = task.follow(TASK_NSPROXY.load());
     if nsproxy.0 == 0 { nsproxy } else { nsproxy.follow(offset) }
 }
@@ -191,7 +233,7 @@ fn follow_nsproxy(task: Ptr, offset: u32) -> Ptr {
 /// against, and the user namespace that owns it. `numbers[level]` is not an offset the verifier knows,
 /// hence the helper.
 #[inline(always)]
-pub fn active_pidns(task: Ptr) -> (Option<u32>, Option<u32>) {
+pub fn active_pidns(task: Ptr<Typed>) -> (Option<u32>, Option<u32>) {
     let (level, numbers, ns, size) = (PID_LEVEL.load(), PID_NUMBERS.load(), UPID_NS.load(), UPID_SIZE.load());
     if numbers == MISSING || ns == MISSING || size == MISSING {
         return (None, None);

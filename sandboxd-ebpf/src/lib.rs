@@ -12,9 +12,13 @@ pub const RING_BYTES: u32 = 512 * 1024;
 /// Names of the maps in the object.
 pub const RING_MAP: &str = "CHECKS";
 pub const COUNTERS_MAP: &str = "COUNTERS";
-/// Name of the `tp_btf` program, and of the tracepoint it hangs on.
+/// Names of the programs, one or two for each way to hang on.
 pub const TP_BTF_PROGRAM: &str = "cap_capable_tp";
-pub const TRACEPOINT: &str = "cap_capable";
+pub const FEXIT_PROGRAM: &str = "cap_capable_fexit";
+pub const KPROBE_PROGRAM: &str = "cap_capable_kprobe";
+pub const KRETPROBE_PROGRAM: &str = "cap_capable_kretprobe";
+/// The tracepoint and the function of the kernel that they hang on: they have one name.
+pub const CAP_CAPABLE: &str = "cap_capable";
 
 /// Bytes of [`CheckRecord::fs_type`], the terminating NUL included. The longest name in the kernel's tree
 /// fits ("binfmt_misc", "selinuxfs", "nfsd"); a longer one is cut.

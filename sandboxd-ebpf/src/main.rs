@@ -1,9 +1,12 @@
 //! The programs that report the kernel's capability checks.
 //!
 //! ```text
-//! cap_capable() ──▶ tracepoint ──▶ which syscall is it in? ──▶ a namespace or mount one? ──▶ ring buffer
+//! cap_capable() ──▶ one hook ──▶ which syscall is it in? ──▶ a namespace or mount one? ──▶ ring buffer
 //!                                        (pt_regs)             no: return, nothing written
 //! ```
+//!
+//! The hook is the best that the kernel has: the tracepoint `cap_capable` (`tp_btf`), the function's end
+//! (`fexit`), or its begin and return (`kprobe`, `kretprobe`); the daemon loads one of them.
 //!
 //! There is no hook on syscall entry: the number and the arguments are read from the task's saved
 //! registers inside the check, so that no other syscall of the machine slows down. rustc emits no CO-RE
@@ -17,16 +20,17 @@
 
 mod kernel;
 
-use aya_ebpf::btf_maps::{PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
-    bpf_ktime_get_boot_ns, bpf_probe_read_user, bpf_probe_read_user_str_bytes,
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_boot_ns,
+    bpf_probe_read_user, bpf_probe_read_user_str_bytes,
 };
-use aya_ebpf::macros::{btf_map, btf_tracepoint};
-use aya_ebpf::programs::BtfTracePointContext;
-use sandboxd_ebpf::{CheckRecord, Counters, INIT_USERNS, RING_BYTES, Syscall, valid};
+use aya_ebpf::macros::{btf_map, btf_tracepoint, fexit, kprobe, kretprobe};
+use aya_ebpf::programs::{BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext};
+use sandboxd_ebpf::{COMM_LEN, CheckRecord, Counters, INIT_USERNS, RING_BYTES, Syscall, valid};
 
-use kernel::{Ptr, Regs};
+use kernel::{Memory, Probed, Ptr, Regs, Typed};
 
 // Maps described in BTF: so the object carries the layout of the record, which the daemon's tests compare.
 #[btf_map]
@@ -44,28 +48,88 @@ const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// const struct user_namespace *capable_ns, int cap, int ret)`.
 #[btf_tracepoint(function = "cap_capable")]
 fn cap_capable_tp(ctx: BtfTracePointContext) -> i32 {
-    let check = Check {
+    report::<Typed>(&Check {
         cred: Ptr::new(ctx.arg::<u64>(0)),
         target: Ptr::new(ctx.arg::<u64>(1)),
         capability: ctx.arg(3),
         ret: ctx.arg(4),
+    });
+    0
+}
+
+/// `int cap_capable(const struct cred *cred, struct user_namespace *targ_ns, int cap, unsigned int opts)`; the
+/// result comes after the arguments.
+#[fexit(function = "cap_capable")]
+fn cap_capable_fexit(ctx: FExitContext) -> i32 {
+    report::<Typed>(&Check {
+        cred: Ptr::new(ctx.arg::<u64>(0)),
+        target: Ptr::new(ctx.arg::<u64>(1)),
+        capability: ctx.arg(2),
+        ret: ctx.arg(4),
+    });
+    0
+}
+
+/// What a check that has begun was asked, until it ends.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Begun {
+    cred: u64,
+    target: u64,
+    capability: u64,
+}
+
+/// By thread: a check does not sleep, and a thread makes one at a time. One that never ends (its thread was
+/// missed at the return) is pushed out by newer ones.
+#[btf_map]
+static BEGUN: LruHashMap<u64, Begun, 1024> = LruHashMap::new();
+
+#[kprobe]
+fn cap_capable_kprobe(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `report`. Unasked-for checks end here, at the price of one load.
+    let task = Ptr::new(unsafe { bpf_get_current_task_btf() } as u64);
+    if kernel::gated(Regs::of(task).number()).is_none() {
+        return 0;
+    }
+    let (Some(cred), Some(target), Some(capability)) = (ctx.arg(0), ctx.arg(1), ctx.arg::<u32>(2)) else {
+        return 0;
     };
-    report(&check);
+    // A full map evicts; there is nothing else to do about a failed insert than to miss the check.
+    let _ = BEGUN.insert(
+        bpf_get_current_pid_tgid(),
+        Begun { cred, target, capability: u64::from(capability) },
+        0,
+    );
+    0
+}
+
+#[kretprobe]
+fn cap_capable_kretprobe(ctx: RetProbeContext) -> u32 {
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: copied out at once; only this thread writes its entry.
+    let Some(begun) = (unsafe { BEGUN.get(thread) }).copied() else { return 0 };
+    let _ = BEGUN.remove(thread);
+    report::<Probed>(&Check {
+        cred: Ptr::new(begun.cred),
+        target: Ptr::new(begun.target),
+        capability: begun.capability as u32,
+        ret: ctx.ret(),
+    });
     0
 }
 
 /// The arguments of the check, whichever hook they came through.
-struct Check {
-    cred: Ptr,
-    target: Ptr,
+struct Check<M: Memory> {
+    cred: Ptr<M>,
+    target: Ptr<M>,
     capability: u32,
     ret: i32,
 }
 
 #[inline(always)]
-fn report(check: &Check) {
+fn report<M: Memory>(check: &Check<M>) {
     // SAFETY: a helper without arguments; never null in a tracing program.
-    let task = Ptr::new(unsafe { bpf_get_current_task_btf() } as u64);
+    let task = Ptr::<Typed>::new(unsafe { bpf_get_current_task_btf() } as u64);
     let regs = Regs::of(task);
     let Some(syscall) = kernel::gated(regs.number()) else { return };
     if kernel::is_kernel_thread(task) {
@@ -104,7 +168,7 @@ fn report(check: &Check) {
 /// (cap_vm_enough_memory). In the same syscall only a refused clone with new namespaces, by a caller of the
 /// initial user namespace, is asked there too: that one must not be lost.
 #[inline(always)]
-fn is_memory_accounting(check: &Check, asked: &Asked, caller: u32, target: u32) -> bool {
+fn is_memory_accounting<M: Memory>(check: &Check<M>, asked: &Asked, caller: u32, target: u32) -> bool {
     let about_namespaces = caller == INIT_USERNS && asked.flags & CLONE_NEWUSER == 0 && check.ret != 0;
     target == INIT_USERNS && !about_namespaces
 }
@@ -116,12 +180,12 @@ fn is_fork(syscall: Syscall) -> bool {
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "inlined into one program; a structure would cost stack")]
-fn fill(
+fn fill<M: Memory>(
     out: &mut CheckRecord,
-    check: &Check,
+    check: &Check<M>,
     syscall: Syscall,
     asked: &Asked,
-    task: Ptr,
+    task: Ptr<Typed>,
     caller_userns: u32,
     target_userns: u32,
 ) {
@@ -158,7 +222,7 @@ fn fill(
     out.pidns = known(valid::PIDNS, pidns);
     out.pidns_owner = known(valid::PIDNS_OWNER, pidns_owner);
 
-    out.fs_type = [0; sandboxd_ebpf::FS_TYPE_LEN];
+    zero(&mut out.fs_type);
     if asked.fs_type != 0 {
         // SAFETY: the helper checks the user's address and writes at most the slice's length.
         let read = unsafe { bpf_probe_read_user_str_bytes(asked.fs_type as *const u8, &mut out.fs_type) };
@@ -166,8 +230,22 @@ fn fill(
             seen |= valid::FS_TYPE;
         }
     }
-    out.comm = bpf_get_current_comm().unwrap_or_default();
+    zero(&mut out.comm);
+    // SAFETY: the helper writes at most the length it is given. It fails only without a task.
+    unsafe { bpf_get_current_comm(out.comm.as_mut_ptr().cast(), COMM_LEN as u32) };
     out.valid = seen;
+}
+
+/// In two words: a memset would be a loop in a function of its own, which the verifiers of kernels before 6.2
+/// follow once for each path that leads there.
+#[inline(always)]
+fn zero(bytes: &mut [u8; 16]) {
+    let words = bytes.as_mut_ptr().cast::<u64>();
+    // SAFETY: sixteen bytes, at a multiple of eight in the record (asserted beside its definition).
+    unsafe {
+        words.write_volatile(0);
+        words.add(1).write_volatile(0);
+    }
 }
 
 /// What the syscall was asked for.

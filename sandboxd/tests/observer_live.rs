@@ -5,13 +5,13 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use sandboxd::observer::check::INIT;
 use sandboxd::observer::{
     Attribution, Check, CheckFilter, Covering, Explanation, Observer, ObserverSettings, PodKeys, ProcessKey,
-    Reason, State, Verdict,
+    Reason, Rung, State, Verdict,
 };
 use sandboxd::pod::model::{FlowKind, NsInode, PodId};
 
@@ -25,8 +25,19 @@ struct Live {
     _alone: MutexGuard<'static, ()>,
 }
 
+/// The rung that `SANDBOXD_TEST_RUNG` names and no other, so that each can be tried on a kernel that has a better
+/// one; else whatever loads.
+fn settings() -> ObserverSettings {
+    let Ok(name) = std::env::var("SANDBOXD_TEST_RUNG") else { return ObserverSettings::default() };
+    let rung = Rung::LADDER.into_iter().find(|rung| rung.name() == name).expect("no such rung");
+    ObserverSettings { rungs: vec![rung], ..ObserverSettings::default() }
+}
+
 /// Every observer sees the whole machine: a burst in one test would push the checks of another one out.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// One for all tests: its start reads all the kernel's types.
+static SHARED: OnceLock<(Observer, Arc<Attribution>)> = OnceLock::new();
 
 /// Something that ran and ended.
 struct Ran {
@@ -39,8 +50,12 @@ struct Ran {
 impl Live {
     fn start() -> Option<Self> {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let pods = Arc::new(Attribution::default());
-        let observer = Observer::start(&ObserverSettings::default(), pods.clone());
+        let (observer, pods) = SHARED
+            .get_or_init(|| {
+                let pods = Arc::new(Attribution::default());
+                (Observer::start(&settings(), pods.clone()), pods)
+            })
+            .clone();
         let status = observer.status();
         if !matches!(status.state, State::Running(_)) {
             eprintln!("SKIPPED: {}", status.message);
@@ -269,7 +284,10 @@ async fn a_clone_with_namespaces_is_one_check() {
     let clones: Vec<_> = checks.iter().filter(|c| c.tid == tid && c.call() == "clone(user|net)").collect();
     assert_eq!(clones.len(), 1, "{checks:#?}");
     assert_ne!(clones[0].target_userns, Some(INIT), "asked in the new user namespace");
-    assert!(live.observer.status().kernel.filtered > 0, "the memory's checks were counted");
+    // The other rungs are on the function itself, which a compiler may inline into the memory's accounting.
+    if live.observer.status().state == State::Running(Rung::TpBtf) {
+        assert!(live.observer.status().kernel.filtered > 0, "the memory's checks were counted");
+    }
 }
 
 /// More checks than the ring holds, faster than they are read: every one is seen or counted as lost.

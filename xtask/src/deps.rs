@@ -79,18 +79,35 @@ const RUNC: Need = Need {
     packages: &["runc"],
 };
 
+const QEMU: Need = Need {
+    what: "QEMU for x86-64",
+    why: "booting other kernels",
+    present: || run::on_path("qemu-system-x86_64").is_some(),
+    packages: &["qemu-system-x86"],
+};
+const BUSYBOX: Need = Need {
+    what: "a static busybox",
+    why: "the images that tests make, the programs of virtual machines",
+    present: || Path::new("/bin/busybox").exists(),
+    packages: &["busybox-static"],
+};
+const KMOD: Need = Need {
+    what: "modprobe and depmod",
+    why: "the modules of other kernels",
+    present: || run::on_path("modprobe").is_some() || Path::new("/sbin/modprobe").exists(),
+    packages: &["kmod"],
+};
+
+/// To boot other kernels.
+pub const VM: [&Need; 10] =
+    [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE, &QEMU, &BUSYBOX, &KMOD];
+
 /// To build.
 pub const BUILD: [&Need; 4] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF];
 
 /// To build and run pods.
 pub const RUN: [&Need; 7] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE];
 
-const BUSYBOX: Need = Need {
-    what: "a static busybox",
-    why: "the images that tests make",
-    present: || Path::new("/bin/busybox").exists(),
-    packages: &["busybox-static"],
-};
 const REGISTRY: Need = Need {
     what: "a registry, skopeo, openssl and htpasswd",
     why: "the tests of pulls",

@@ -12,6 +12,7 @@ mod ebpf;
 mod programs;
 mod run;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ enum Task {
     Demo(programs::Demo),
     /// All tests, with what they need installed first.
     Test(test::Options),
+    /// The observer and the flow on other kernels, under QEMU.
+    VmTest(vm::Options),
     /// Latency, memory and cost of a capability check.
     Bench(programs::Bench),
     /// The eBPF object alone.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Demo(options) => programs::demo(&options),
         Task::Test(options) => test::test(&options),
+        Task::VmTest(options) => vm::vm_test(&options),
         Task::Bench(options) => programs::bench(&options),
         Task::BuildEbpf { release } => ebpf::build_ebpf(release).map(|path| println!("{}", path.display())),
         Task::CriTable(options) => cri_table::cri_table(&options),

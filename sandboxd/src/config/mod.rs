@@ -19,6 +19,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::observer::Rung;
+
 pub use check::{Problem, check};
 pub use handlers::{Handler, NATIVE, NETWORK_FIRST, RuntimeKind};
 pub use image::Image;
@@ -107,6 +109,7 @@ pub enum LogFormat {
 pub struct Observer {
     pub enabled: bool,
     pub history: usize,
+    pub rungs: Vec<Rung>,
 }
 
 /// `[pod]`
@@ -160,7 +163,7 @@ impl Default for Log {
 
 impl Default for Observer {
     fn default() -> Self {
-        Self { enabled: true, history: 4096 }
+        Self { enabled: true, history: 4096, rungs: Rung::LADDER.to_vec() }
     }
 }
 

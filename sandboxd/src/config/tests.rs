@@ -148,7 +148,7 @@ prop_compose! {
             },
             cgroup: Cgroup { driver },
             log: Log { format: if json { LogFormat::Json } else { LogFormat::Text }, ..Log::default() },
-            observer: Observer { enabled, history },
+            observer: Observer { enabled, history, ..Observer::default() },
             pod: Pod { unprivileged_ports: ports, unprivileged_icmp: icmp, ..Pod::default() },
             configured_handlers: handlers,
             ..Config::default()

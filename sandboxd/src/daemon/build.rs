@@ -67,8 +67,11 @@ impl Daemon {
         let attribution = Arc::new(Attribution::default());
         // Loading the program takes longer than all the rest: it goes on beside it.
         let observer = {
-            let settings =
-                ObserverSettings { enabled: config.observer.enabled, history: config.observer.history };
+            let settings = ObserverSettings {
+                enabled: config.observer.enabled,
+                history: config.observer.history,
+                rungs: config.observer.rungs.clone(),
+            };
             let attribution = Arc::clone(&attribution);
             tokio::task::spawn_blocking(move || Observer::start(&settings, attribution))
         };

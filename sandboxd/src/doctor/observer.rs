@@ -9,7 +9,11 @@ use crate::observer::{Attribution, Observer, ObserverSettings, State, Status};
 const NAME: &str = "observer";
 
 pub(super) fn check(config: &Config, running: Option<&Observer>) -> Check {
-    let settings = ObserverSettings { enabled: config.observer.enabled, history: 1 };
+    let settings = ObserverSettings {
+        enabled: config.observer.enabled,
+        history: 1,
+        rungs: config.observer.rungs.clone(),
+    };
     let status = match running {
         Some(observer) => observer.status(),
         None => Observer::start(&settings, Arc::new(Attribution::default())).status(),

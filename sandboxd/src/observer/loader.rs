@@ -1,17 +1,18 @@
 //! Loads the object and attaches it: the ladder.
 //!
 //! ```text
-//! tp_btf on cap_capable ──(refused: a Degradation)──▶ no further rung: unavailable
+//! tp_btf on cap_capable ──▶ fexit on cap_capable ──▶ kprobe and kretprobe on cap_capable ──▶ unavailable
+//!                        each step: refused, a Degradation
 //! ```
 //!
 //! What loads and attaches decides, never a kernel version. Each step down is a named [`Degradation`].
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
-use aya::programs::BtfTracePoint;
+use aya::programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use sandboxd_ebpf::{
-    COUNTERS_MAP, Counters, MISSING, REGS_ARGS, REGS_NR, RING_MAP, Syscall, TP_BTF_PROGRAM, TRACEPOINT,
-    UPID_SIZE,
+    CAP_CAPABLE, COUNTERS_MAP, Counters, FEXIT_PROGRAM, KPROBE_PROGRAM, KRETPROBE_PROGRAM, MISSING,
+    REGS_ARGS, REGS_NR, RING_MAP, Syscall, TP_BTF_PROGRAM, UPID_SIZE,
 };
 
 use super::btf::Btf;
@@ -74,9 +75,9 @@ struct Offsets {
     missing: Vec<Degradation>,
 }
 
-/// Attaches on the best rung that works.
-pub fn attach() -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
-    let result = climb();
+/// Attaches on the first of the rungs that works.
+pub fn attach(rungs: &[Rung]) -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
+    let result = climb(rungs);
     give_memory_back();
     result
 }
@@ -91,14 +92,15 @@ fn give_memory_back() {
     }
 }
 
-fn climb() -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
+fn climb(rungs: &[Rung]) -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
     let data = std::fs::read(VMLINUX_BTF)
         .map_err(|e| vec![Degradation::NoBtf { problem: format!("{VMLINUX_BTF}: {e}") }])?;
     let offsets = offsets(&data).map_err(|d| vec![d])?;
     drop(data);
+    let btf = aya::Btf::from_sys_fs().map_err(|e| vec![Degradation::NoBtf { problem: chain(&e) }])?;
     let mut steps = Vec::new();
-    for rung in Rung::LADDER {
-        match attach_on(*rung, &offsets) {
+    for rung in rungs {
+        match attach_on(*rung, &offsets, &btf) {
             Ok(attached) => {
                 steps.extend(offsets.missing);
                 return Ok((attached, steps));
@@ -109,11 +111,10 @@ fn climb() -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
     Err(steps)
 }
 
-fn attach_on(rung: Rung, offsets: &Offsets) -> Result<Attached, Degradation> {
+fn attach_on(rung: Rung, offsets: &Offsets, btf: &aya::Btf) -> Result<Attached, Degradation> {
     let refused = |problem: String| Degradation::Refused { rung, problem };
-    let btf = aya::Btf::from_sys_fs().map_err(|e| Degradation::NoBtf { problem: chain(&e) })?;
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(&btf));
+    loader.btf(Some(btf));
     for (name, value) in &offsets.values {
         loader.override_global(name, value, true);
     }
@@ -122,22 +123,44 @@ fn attach_on(rung: Rung, offsets: &Offsets) -> Result<Attached, Degradation> {
         loader.override_global(name, value, true);
     }
     let mut ebpf = loader.load(OBJECT).map_err(|e| refused(chain(&e)))?;
-    match rung {
-        Rung::TpBtf => {
-            let program: &mut BtfTracePoint = ebpf
-                .program_mut(TP_BTF_PROGRAM)
-                .ok_or_else(|| refused(format!("the object has no program {TP_BTF_PROGRAM}")))?
-                .try_into()
-                .map_err(|e: aya::programs::ProgramError| refused(chain(&e)))?;
-            program.load(TRACEPOINT, &btf).map_err(|e| refused(chain(&e)))?;
-            program.attach().map_err(|e| refused(chain(&e)))?;
-        }
-    }
+    hang_on(rung, &mut ebpf, btf).map_err(|e| refused(chain(&e)))?;
     let mut take =
         |name: &str| ebpf.take_map(name).ok_or_else(|| refused(format!("the object has no map {name}")));
     let ring = RingBuf::try_from(take(RING_MAP)?).map_err(|e| refused(chain(&e)))?;
     let counters = PerCpuArray::try_from(take(COUNTERS_MAP)?).map_err(|e| refused(chain(&e)))?;
     Ok(Attached { rung, ring, counters: CounterMap(counters), program: ebpf })
+}
+
+/// Loads and attaches the programs of a rung, and no other.
+fn hang_on(rung: Rung, ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(), ProgramError> {
+    match rung {
+        Rung::TpBtf => {
+            let program: &mut BtfTracePoint = program(ebpf, TP_BTF_PROGRAM)?;
+            program.load(CAP_CAPABLE, btf)?;
+            program.attach().map(drop)
+        }
+        Rung::Fexit => {
+            let program: &mut FExit = program(ebpf, FEXIT_PROGRAM)?;
+            program.load(CAP_CAPABLE, btf)?;
+            program.attach().map(drop)
+        }
+        Rung::Kprobe => {
+            // The return first: a check that begins before it is there would wait in the map for its end.
+            for name in [KRETPROBE_PROGRAM, KPROBE_PROGRAM] {
+                let program: &mut KProbe = program(ebpf, name)?;
+                program.load()?;
+                program.attach(CAP_CAPABLE, 0)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<P, ProgramError>
+where
+    P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
 fn offsets(data: &[u8]) -> Result<Offsets, Degradation> {

@@ -59,11 +59,13 @@ pub struct ObserverSettings {
     pub enabled: bool,
     /// Checks kept for history and explanation; one takes about 400 bytes.
     pub history: usize,
+    /// Ways to see the checks, tried in this order.
+    pub rungs: Vec<Rung>,
 }
 
 impl Default for ObserverSettings {
     fn default() -> Self {
-        Self { enabled: true, history: 4096 }
+        Self { enabled: true, history: 4096, rungs: Rung::LADDER.to_vec() }
     }
 }
 
@@ -130,7 +132,7 @@ impl Observer {
         #[cfg(not(feature = "observer"))]
         return Self::blind(shared(State::NotBuiltIn, Vec::new()));
         #[cfg(feature = "observer")]
-        match loader::attach() {
+        match loader::attach(&settings.rungs) {
             Err(steps) => Self::blind(shared(State::Unavailable, steps)),
             Ok((attached, steps)) => {
                 let shared = shared(State::Running(attached.rung), steps);

@@ -1,22 +1,30 @@
 //! What the observer can see here, and what it cannot.
 
 use sandboxd_ebpf::Counters;
+use serde::{Deserialize, Serialize};
 
 /// A way to see the kernel's checks, best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rung {
-    /// A BTF tracepoint program on `cap_capable`.
+    /// A BTF tracepoint program on `cap_capable` (kernels from about 6.14).
     TpBtf,
+    /// A trampoline at the end of the function `cap_capable` (BTF and trampolines).
+    Fexit,
+    /// A kprobe and a kretprobe on the function `cap_capable`.
+    Kprobe,
 }
 
 impl Rung {
-    /// What is tried, in this order.
-    pub const LADDER: &'static [Self] = &[Self::TpBtf];
+    /// All of them, best first.
+    pub const LADDER: [Self; 3] = [Self::TpBtf, Self::Fexit, Self::Kprobe];
 
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::TpBtf => "tp_btf",
+            Self::Fexit => "fexit",
+            Self::Kprobe => "kprobe",
         }
     }
 }
