@@ -2,21 +2,20 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::event::Timespec;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
-use rustix::time::{ClockId, clock_gettime};
 use sandboxd_ebpf::{CheckRecord, Counters};
 
-use super::check::{Check, Verdict};
+use super::held::Held;
 use super::loader::{Attached, CounterMap};
-use super::opened::OpenedTypes;
-use super::reason::Reason;
+use super::sieve::Sieve;
 use super::status::Degradation;
+use super::usage::Usage;
 use super::{Shared, lock};
 
 /// How long records gather after the first one woke the reader. The kernel wakes a reader for each record
@@ -27,6 +26,7 @@ const GATHER: Duration = Duration::from_micros(300);
 /// Stops, and detaches the program, when dropped.
 pub(super) struct Reader {
     counters: Mutex<CounterMap>,
+    usage: Option<Mutex<Usage>>,
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
     /// Keeps the program attached.
@@ -42,15 +42,22 @@ impl std::fmt::Debug for Reader {
 impl Reader {
     pub fn start(attached: Attached, shared: Arc<Shared>) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let Attached { rung: _, ring, counters, program } = attached;
+        let Attached { rung: _, ring, counters, flows, usage, program } = attached;
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("observer".to_string()).spawn(move || {
-            let mut drain = Drain { ring, shared, opened: OpenedTypes::default() };
+            before_others();
+            let mut drain = Drain { ring, sieve: Sieve::new(shared, Held::new(flows)) };
             if let Err(error) = drain.run(&stopped) {
-                drain.shared.degrade(Degradation::ReaderGone { problem: error.to_string() });
+                drain.sieve.shared.degrade(Degradation::ReaderGone { problem: error.to_string() });
             }
         })?;
-        Ok(Self { counters: Mutex::new(counters), stop, thread: Some(thread), _program: program })
+        let usage = usage.map(|maps| Mutex::new(Usage::new(maps)));
+        Ok(Self { counters: Mutex::new(counters), usage, stop, thread: Some(thread), _program: program })
+    }
+
+    /// `None`: not asked for.
+    pub fn usage(&self) -> Option<MutexGuard<'_, Usage>> {
+        self.usage.as_ref().map(lock)
     }
 
     pub fn counters(&self) -> Counters {
@@ -68,10 +75,17 @@ impl Drop for Reader {
     }
 }
 
+/// On a machine with more to do than CPUs the ring is full before an ordinary thread runs again. Without the
+/// privilege it stays one.
+fn before_others() {
+    const NICE: i32 = -10;
+    // SAFETY: no memory is touched; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+}
+
 struct Drain {
     ring: aya::maps::RingBuf<aya::maps::MapData>,
-    shared: Arc<Shared>,
-    opened: OpenedTypes,
+    sieve: Sieve,
 }
 
 impl Drain {
@@ -82,7 +96,9 @@ impl Drain {
                 PollFd::new(&self.ring, PollFlags::IN),
                 PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
             ];
-            match poll(&mut fds, None) {
+            // What was only counted is told of in time also when nothing follows.
+            let patience = self.sieve.is_busy().then_some(Timespec { tv_sec: 1, tv_nsec: 0 });
+            match poll(&mut fds, patience.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -90,43 +106,14 @@ impl Drain {
                 self.batch();
                 return Ok(());
             }
+            self.sieve.sweep();
             std::thread::sleep(GATHER);
         }
     }
 
-    /// Takes all there is.
+    /// Takes all there is, some at a time: whoever tells of pods waits meanwhile.
     fn batch(&mut self) {
-        let Self { ring, shared, opened } = self;
-        let boot_to_epoch_ns = now(ClockId::Realtime).saturating_sub(now(ClockId::Boottime));
-        let mut any = false;
-        while let Some(item) = ring.next() {
-            any = true;
-            let record = CheckRecord::from_bytes(&item);
-            drop(item);
-            let made = record.and_then(|record| {
-                shared.record(|seq| {
-                    let mut check = Check::from_record(&record, seq, boot_to_epoch_ns)?;
-                    opened.follow(&mut check);
-                    check.pod = shared.attribution.of_check(&check);
-                    check.reason = Reason::of(&check).map(|reason| reason.for_pod(check.pod.is_some()));
-                    Some(check)
-                })
-            });
-            if let Some(check) = made {
-                let verdicts =
-                    if check.verdict == Verdict::Allowed { &shared.allowed } else { &shared.denied };
-                verdicts.fetch_add(1, Ordering::Relaxed);
-            }
-            // Last: whoever sees the count finds the check.
-            shared.seen.fetch_add(1, Ordering::Release);
-        }
-        if any {
-            shared.batches.send_replace(());
-        }
+        let Self { ring, sieve } = self;
+        while sieve.take(|| CheckRecord::from_bytes(&ring.next()?).into()) {}
     }
-}
-
-fn now(clock: ClockId) -> i64 {
-    let time = clock_gettime(clock);
-    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
 }
