@@ -20,6 +20,7 @@ use crate::network::Network;
 use crate::observer::{Check, CheckFilter, Observer};
 use crate::pod::Pods;
 use crate::pod::model::Pod;
+use crate::telemetry::Figures;
 
 pub use service::server;
 pub use wire::HostNamespaces;
@@ -44,6 +45,8 @@ pub struct Sources {
     pub containers: Arc<Containers>,
     pub observer: Observer,
     pub network: Arc<Network>,
+    /// Latencies, for the metrics.
+    pub figures: Arc<Figures>,
     /// For the preflight checks.
     pub config: Config,
 }
@@ -70,7 +73,11 @@ impl Sources {
 
     fn pod(&self, pod: &Pod) -> api::Pod {
         let counts = self.observer.counts(&pod.id);
-        let checks = api::CheckCounts { allowed: counts.allowed, denied: counts.denied, sampled_out: 0 };
+        let checks = api::CheckCounts {
+            allowed: counts.allowed,
+            denied: counts.denied,
+            sampled_out: counts.sampled_out,
+        };
         wire::pod(pod, self.node.host, checks)
     }
 
