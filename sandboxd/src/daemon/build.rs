@@ -20,7 +20,7 @@ use crate::doctor;
 use crate::image::{self, ImageRoom};
 use crate::journal::Journal;
 use crate::network::{Network, NetworkSettings};
-use crate::observer::{Attribution, Observer, ObserverSettings};
+use crate::observer::{Attribution, Observer, follow_containers};
 use crate::pod::{PodDefaults, PodHandler, Pods, Rooms};
 use crate::runtime::Runtime;
 use crate::runtime::namespaces::HostInodes;
@@ -28,6 +28,7 @@ use crate::runtime::native::NativeRuntime;
 use crate::runtime::oci::OciRuntime;
 use crate::stats::Stats;
 use crate::streaming::{NodeTargets, Served, Streaming};
+use crate::telemetry::{Telemetry, Traces, TracesError};
 
 /// Everything that serves, not yet serving.
 #[derive(Debug)]
@@ -42,6 +43,7 @@ pub struct Daemon {
     pub(super) console_socket: Socket,
     pub(super) streams: Served,
     pub(super) network: Arc<Network>,
+    pub(super) telemetry: Telemetry,
     pub(super) config: Config,
     /// Given up last.
     pub(super) locks: [Lock; 2],
@@ -67,11 +69,7 @@ impl Daemon {
         let attribution = Arc::new(Attribution::default());
         // Loading the program takes longer than all the rest: it goes on beside it.
         let observer = {
-            let settings = ObserverSettings {
-                enabled: config.observer.enabled,
-                history: config.observer.history,
-                rungs: config.observer.rungs.clone(),
-            };
+            let settings = config.observer.settings();
             let attribution = Arc::clone(&attribution);
             tokio::task::spawn_blocking(move || Observer::start(&settings, attribution))
         };
@@ -89,7 +87,7 @@ impl Daemon {
             network: Arc::clone(&network),
             cgroups: cgroups.clone(),
             observer: observer.clone(),
-            attribution,
+            attribution: Arc::clone(&attribution),
             host: host.clone(),
             defaults: PodDefaults {
                 unprivileged_ports: config.pod.unprivileged_ports,
@@ -108,18 +106,22 @@ impl Daemon {
             root: config.root.clone(),
             state: config.state.clone(),
         })?;
+        tokio::spawn(follow_containers(Arc::clone(containers.store()), attribution, observer.clone()));
         containers.recover().await?;
         // The containers have taken their layers again; what nobody took is what a crash left.
         let store = Arc::clone(&images);
         drop(tokio::task::spawn_blocking(move || store.collect()));
         let known = Arc::new(Known::new(Arc::clone(&containers)));
 
+        let facts = node::facts(&cgroups, &host, &native);
+        let telemetry = Telemetry::new(traces(&config, &facts.name)?);
         let sources = Arc::new(Sources {
-            node: node::facts(&cgroups, &host, &native),
+            node: facts,
             pods: Arc::clone(&pods),
             containers: Arc::clone(&containers),
             observer: observer.clone(),
             network: Arc::clone(&network),
+            figures: Arc::clone(telemetry.figures()),
             config: config.clone(),
         });
         let node = Node::new(&config, reported, Arc::clone(&network), &cgroups, observer, &native);
@@ -130,7 +132,8 @@ impl Daemon {
             .with_containers(Arc::new(Arc::clone(&containers)))
             .with_stats(Stats::new(cgroups, Arc::clone(&known) as _))
             .with_events(Events::follow(Arc::clone(pods.store()), known))
-            .with_streaming(streaming);
+            .with_streaming(streaming)
+            .with_telemetry(telemetry.clone());
         Ok(Self {
             cri,
             pods,
@@ -142,10 +145,17 @@ impl Daemon {
             console_socket,
             streams,
             network,
+            telemetry,
             config,
             locks,
         })
     }
+}
+
+/// The way to a collector, where one is configured.
+fn traces(config: &Config, node: &str) -> Result<Option<Traces>, TracesError> {
+    let endpoint = &config.tracing.otlp_endpoint;
+    (!endpoint.is_empty()).then(|| Traces::to(endpoint, node)).transpose()
 }
 
 fn network_settings(config: &Config) -> NetworkSettings {
