@@ -214,7 +214,8 @@ impl CheckRecord {
     }
 }
 
-/// What one CPU counted. `seen + lost == produced`, where `seen` is what the daemon took from the ring.
+/// What one CPU counted. `seen + held + lost == produced`, where `seen` is what the daemon took
+/// from the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Counters {
@@ -225,9 +226,106 @@ pub struct Counters {
     /// Checks of clone and clone3 that belong to copying memory, not to namespaces (one for each mapping
     /// of the process): not reported, not in `produced`.
     pub filtered: u64,
+    /// Of `produced`, those held back for their number ([`Flow`]), by verdict.
+    pub held_allowed: u64,
+    pub held_denied: u64,
 }
 
-const _: () = assert!(size_of::<Counters>() == 24);
+const _: () = assert!(size_of::<Counters>() == 40);
+
+impl Counters {
+    /// Of those produced, what was held back.
+    #[must_use]
+    pub const fn held(&self) -> u64 {
+        self.held_allowed + self.held_denied
+    }
+}
+
+/// Checks that are alike enough to be held back together. The map is [`FLOWS_MAP`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct FlowKey {
+    pub caller_userns: u32,
+    pub target_userns: u32,
+    pub netns: u32,
+    pub mntns: u32,
+    /// [`FlowKey::what`].
+    pub what: u32,
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 20);
+
+impl FlowKey {
+    #[must_use]
+    pub const fn what(syscall: u32, capability: u32, denied: bool) -> u32 {
+        (syscall << 16) | (capability << 1) | denied as u32
+    }
+
+    /// The key of a check that was reported.
+    #[must_use]
+    pub const fn of(record: &CheckRecord) -> Self {
+        Self {
+            caller_userns: record.caller_userns,
+            target_userns: record.target_userns,
+            netns: record.netns,
+            mntns: record.mntns,
+            what: Self::what(record.syscall, record.capability, record.ret != 0),
+        }
+    }
+
+    #[must_use]
+    pub const fn is_denied(&self) -> bool {
+        self.what & 1 != 0
+    }
+}
+
+/// A token bucket on one CPU, and what it held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Flow {
+    /// When it will be full again (CLOCK_BOOTTIME).
+    pub full_at_ns: u64,
+    pub counted: u64,
+}
+
+pub const FLOWS_MAP: &str = "FLOWS";
+/// Buckets at once.
+pub const FLOWS_MOST: u32 = 2048;
+/// What one bucket lets through on one CPU: so many at once, and then one each time this has passed.
+pub const FLOW_BURST: u64 = 256;
+pub const FLOW_EACH_NS: u64 = 2_000_000;
+
+/// A capability that a container asked for, and how that ended. The map is [`USAGE_MAP`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct UsageKey {
+    /// The container's mount namespace, one of [`WATCHED_MAP`].
+    pub mntns: u32,
+    /// [`UsageKey::what`].
+    pub what: u32,
+}
+
+impl UsageKey {
+    #[must_use]
+    pub const fn what(capability: u32, denied: bool) -> u32 {
+        (capability << 1) | denied as u32
+    }
+}
+
+/// How often, on one CPU, and when last (CLOCK_BOOTTIME).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Usage {
+    pub count: u64,
+    pub last_ns: u64,
+}
+
+pub const USAGE_MAP: &str = "USAGE";
+pub const USAGE_MOST: u32 = 8192;
+pub const WATCHED_MAP: &str = "WATCHED";
+pub const WATCHED_MOST: u32 = 1024;
+/// The global that switches the counting of usage on.
+pub const ALL_CAPABILITIES: &str = "ALL_CAPABILITIES";
 
 /// Calls a macro with every kernel structure member whose offset the programs need: name of the global,
 /// structure, member. The daemon finds the offsets in the running kernel's BTF and sets the globals.

@@ -22,7 +22,9 @@
 #![no_main]
 
 mod kernel;
+mod limit;
 mod results;
+mod usage;
 
 use aya_ebpf::btf_maps::{LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
@@ -32,7 +34,7 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::macros::{btf_map, btf_tracepoint, fexit, kprobe, kretprobe};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext};
-use sandboxd_ebpf::{COMM_LEN, CheckRecord, Counters, INIT_USERNS, RING_BYTES, Syscall, valid};
+use sandboxd_ebpf::{COMM_LEN, CheckRecord, Counters, FlowKey, INIT_USERNS, RING_BYTES, Syscall, valid};
 
 use kernel::{Memory, Probed, Ptr, Regs, Typed};
 
@@ -92,7 +94,7 @@ static BEGUN: LruHashMap<u64, Begun, 1024> = LruHashMap::new();
 fn cap_capable_kprobe(ctx: ProbeContext) -> u32 {
     // SAFETY: as in `report`. Unasked-for checks end here, at the price of one load.
     let task = Ptr::new(unsafe { bpf_get_current_task_btf() } as u64);
-    if kernel::gated(Regs::of(task).number()).is_none() {
+    if !usage::is_on() && kernel::gated(Regs::of(task).number()).is_none() {
         return 0;
     }
     let (Some(cred), Some(target), Some(capability)) = (ctx.arg(0), ctx.arg(1), ctx.arg::<u32>(2)) else {
@@ -134,6 +136,7 @@ struct Check<M: Memory> {
 fn report<M: Memory>(check: &Check<M>) {
     // SAFETY: a helper without arguments; never null in a tracing program.
     let task = Ptr::<Typed>::new(unsafe { bpf_get_current_task_btf() } as u64);
+    usage::count(task, check.capability, check.ret);
     let regs = Regs::of(task);
     let Some(syscall) = kernel::gated(regs.number()) else { return };
     if kernel::is_kernel_thread(task) {
@@ -156,6 +159,24 @@ fn report<M: Memory>(check: &Check<M>) {
 
     // SAFETY: as above.
     unsafe { (*counters).produced += 1 };
+    let key = FlowKey {
+        caller_userns,
+        target_userns,
+        netns: kernel::inum(kernel::netns(task), kernel::NET_NS.load()).unwrap_or(0),
+        mntns: kernel::inum(kernel::mntns(task), kernel::MNT_NS.load()).unwrap_or(0),
+        what: FlowKey::what(syscall as u32, check.capability, check.ret != 0),
+    };
+    if !limit::admit(&key) {
+        // SAFETY: as above.
+        unsafe {
+            if check.ret == 0 {
+                (*counters).held_allowed += 1;
+            } else {
+                (*counters).held_denied += 1;
+            }
+        }
+        return;
+    }
     let Some(mut entry) = CHECKS.reserve(0) else {
         // SAFETY: as above.
         unsafe { (*counters).lost += 1 };

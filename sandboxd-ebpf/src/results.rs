@@ -7,12 +7,15 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::{btf_tracepoint, fexit};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
-use sandboxd_ebpf::{CheckRecord, Syscall, valid};
+use sandboxd_ebpf::{CheckRecord, FlowKey, Syscall, valid};
 
 use crate::kernel::{self, Ptr, Regs, Typed};
+use crate::limit;
 
 /// The largest errno (MAX_ERRNO of include/linux/err.h).
 const MAX_ERRNO: i64 = 4095;
+/// In place of a capability's number in the key of what is held back.
+const RESULT: u32 = 0xff;
 
 macro_rules! at_the_end_of {
     ($($program:ident: $syscall:ident,)*) => {
@@ -56,6 +59,16 @@ fn report(syscall: Syscall, returned: i64) {
     // SAFETY: a helper without arguments; never null in a tracing program.
     let task = Ptr::<Typed>::new(unsafe { bpf_get_current_task_btf() } as u64);
     if kernel::is_kernel_thread(task) {
+        return;
+    }
+    // As many as the checks they belong to, and no more: a loop of calls must not take the ring's room of others.
+    let key = FlowKey {
+        netns: kernel::inum(kernel::netns(task), kernel::NET_NS.load()).unwrap_or(0),
+        mntns: kernel::inum(kernel::mntns(task), kernel::MNT_NS.load()).unwrap_or(0),
+        what: FlowKey::what(syscall as u32, RESULT, false),
+        ..FlowKey::default()
+    };
+    if !limit::admit(&key) {
         return;
     }
     // A result that finds no room is not known, as one that is not looked for.

@@ -20,3 +20,4 @@ pub mod pod;
 pub mod runtime;
 pub mod stats;
 pub mod streaming;
+pub mod telemetry;

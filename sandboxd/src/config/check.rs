@@ -12,6 +12,9 @@ const SOCKET_PATH_MAX: usize = 107;
 const TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 const PULL_TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 const HISTORY_MAX: usize = 1 << 20;
+const HISTORY_MIB: std::ops::RangeInclusive<usize> = 1..=1024;
+const HISTORY_AGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
 const IDLE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 60 * 60);
 const CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=65_536;
@@ -48,6 +51,10 @@ pub enum Wrong {
     LogFilter { reason: String },
     #[error("more than 1048576 checks: lower it")]
     History,
+    #[error("not http://HOST:PORT: write for example \"http://127.0.0.1:4317\", or leave the key empty")]
+    OtlpEndpoint,
+    #[error("not between 1s and 30d: write for example \"24h\"")]
+    HistoryAge,
     #[error("no such group on this machine: create it, or leave the key empty")]
     NoGroup,
     #[error("no handler of that name: configured are {known}")]
@@ -161,8 +168,18 @@ impl Checker {
         if !c.metrics_address.is_empty() && c.metrics().is_none() {
             self.add("metrics_address", &c.metrics_address, Wrong::MetricsAddress);
         }
+        let endpoint = &c.tracing.otlp_endpoint;
+        if !endpoint.is_empty() && !is_plain_http(endpoint) {
+            self.add("tracing.otlp_endpoint", endpoint, Wrong::OtlpEndpoint);
+        }
         if c.observer.history > HISTORY_MAX {
             self.add("observer.history", c.observer.history, Wrong::History);
+        }
+        if !HISTORY_MIB.contains(&c.observer.history_mib) {
+            self.add("observer.history_mib", c.observer.history_mib, Wrong::Count { most: 1024 });
+        }
+        if !HISTORY_AGE.contains(&c.observer.history_age) {
+            self.add("observer.history_age", c.observer.history_age, Wrong::HistoryAge);
         }
         if !c.socket_group.is_empty()
             && !matches!(nix::unistd::Group::from_name(&c.socket_group), Ok(Some(_)))
@@ -286,6 +303,14 @@ impl Checker {
             self.add(key(".flow"), handler.flow.name(), Wrong::NetworkFirstChanged);
         }
     }
+}
+
+/// `http://HOST:PORT`, with nothing after it.
+fn is_plain_http(url: &str) -> bool {
+    let Some(authority) = url.strip_prefix("http://") else { return false };
+    let Some((host, port)) = authority.trim_end_matches('/').rsplit_once(':') else { return false };
+    let named = !host.is_empty() && !host.contains(['/', '@', '?', '#', ' ']);
+    named && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// A word alone that is neither a level nor a module of the daemon: a filter takes "warning" or "inof" for a

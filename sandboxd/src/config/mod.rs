@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::observer::{Rung, SyscallResults};
+use crate::observer::{Bounds, ObserverSettings, Rung, SyscallResults};
 
 pub use check::{Problem, check};
 pub use handlers::{Handler, NATIVE, NETWORK_FIRST, RuntimeKind};
@@ -51,6 +51,7 @@ pub struct Config {
     pub pod: Pod,
     pub image: Image,
     pub streaming: Streaming,
+    pub tracing: Tracing,
     /// As written; [`Config::handlers`] adds those that are always there.
     #[serde(rename = "handlers")]
     pub configured_handlers: BTreeMap<String, Handler>,
@@ -109,8 +110,12 @@ pub enum LogFormat {
 pub struct Observer {
     pub enabled: bool,
     pub history: usize,
+    pub history_mib: usize,
+    #[serde(with = "duration")]
+    pub history_age: Duration,
     pub rungs: Vec<Rung>,
     pub syscall_results: SyscallResults,
+    pub all_capabilities: bool,
 }
 
 /// `[pod]`
@@ -121,6 +126,14 @@ pub struct Pod {
     pub unprivileged_icmp: bool,
     /// Empty: beside the daemon's binary, else on the PATH ([`Config::shim`]).
     pub shim_path: PathBuf,
+}
+
+/// `[tracing]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tracing {
+    /// Empty: nowhere.
+    pub otlp_endpoint: String,
 }
 
 impl Default for Config {
@@ -140,6 +153,7 @@ impl Default for Config {
             pod: Pod::default(),
             image: Image::default(),
             streaming: Streaming::default(),
+            tracing: Tracing::default(),
             configured_handlers: BTreeMap::new(),
         }
     }
@@ -167,8 +181,27 @@ impl Default for Observer {
         Self {
             enabled: true,
             history: 4096,
+            history_mib: 8,
+            history_age: Duration::from_hours(24),
             rungs: Rung::LADDER.to_vec(),
             syscall_results: SyscallResults::Auto,
+            all_capabilities: false,
+        }
+    }
+}
+
+impl Observer {
+    /// As the observer takes them.
+    #[must_use]
+    pub fn settings(&self) -> ObserverSettings {
+        let bytes = self.history_mib.saturating_mul(1 << 20);
+        let history = Bounds { checks: self.history, bytes, age: self.history_age };
+        ObserverSettings {
+            enabled: self.enabled,
+            history,
+            rungs: self.rungs.clone(),
+            results: self.syscall_results,
+            all_capabilities: self.all_capabilities,
         }
     }
 }

@@ -70,6 +70,17 @@ fn values_that_cannot_work_are_named() {
     one("[cni]\ndel_timeout = '11m'", "cni.del_timeout", Wrong::Timeout);
     one("metrics_address = 'localhost'", "metrics_address", Wrong::MetricsAddress);
     one("[observer]\nhistory = 2000000", "observer.history", Wrong::History);
+    one("[observer]\nhistory_mib = 0", "observer.history_mib", Wrong::Count { most: 1024 });
+    one("[observer]\nhistory_age = '31d'", "observer.history_age", Wrong::HistoryAge);
+    for endpoint in
+        ["127.0.0.1:4317", "https://collector:4317", "http://collector", "http://:4317", "http://a/b:1"]
+    {
+        let text = format!("[tracing]\notlp_endpoint = '{endpoint}'");
+        one(&text, "tracing.otlp_endpoint", Wrong::OtlpEndpoint);
+    }
+    for endpoint in ["http://127.0.0.1:4317", "http://[::1]:4317/", "http://collector.monitoring:4317"] {
+        assert!(problems(&format!("[tracing]\notlp_endpoint = '{endpoint}'")).is_empty(), "{endpoint}");
+    }
     one("socket_group = 'no-such-group'", "socket_group", Wrong::NoGroup);
     one("[pod]\nshim_path = '/no/such/shim'", "pod.shim_path", Wrong::NoFile);
     one("[streaming]\naddress = '0.0.0.0:10010'", "streaming.address", Wrong::PlainAddress);

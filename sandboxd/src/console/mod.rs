@@ -26,6 +26,7 @@ use crate::observer::{Check, CheckFilter, Observer};
 use crate::pod::Pods;
 use crate::pod::model::{Pod, PodId};
 use crate::stats::Stats;
+use crate::telemetry::Figures;
 use events::Events;
 
 pub use service::server;
@@ -53,6 +54,8 @@ pub struct Sources {
     pub network: Arc<Network>,
     pub events: Arc<Events>,
     pub stats: Stats,
+    /// Latencies, for the metrics.
+    pub figures: Arc<Figures>,
     /// For the preflight checks.
     pub config: Config,
 }
@@ -94,7 +97,11 @@ impl Sources {
 
     fn pod_with(&self, pod: &Pod, inside: impl Iterator<Item = api::Process>) -> api::Pod {
         let counts = self.observer.counts(&pod.id);
-        let checks = api::CheckCounts { allowed: counts.allowed, denied: counts.denied, sampled_out: 0 };
+        let checks = api::CheckCounts {
+            allowed: counts.allowed,
+            denied: counts.denied,
+            sampled_out: counts.sampled_out,
+        };
         let mut pod = wire::pod(pod, self.node.host, checks);
         pod.processes.extend(inside);
         pod

@@ -6,6 +6,7 @@
 //!
 //! Memory per client is bounded by the four broadcast rings and one message on its way.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use super::{Sources, container};
 use crate::container::ContainerChange;
 use crate::observer::Status as ObserverStatus;
 use crate::pod::PodChange;
+use crate::pod::model::PodId;
 use crate::pod::now_ns;
 
 /// Counters change with every check; they are sent at most this often.
@@ -43,6 +45,8 @@ async fn stream(sources: &Sources, recent: usize, missed: u64, out: &Out) -> Opt
     let (pods, mut pod_changes) = sources.pods.store().list_and_subscribe();
     let (containers, mut container_changes) = sources.containers.store().list_and_subscribe();
     let (recent_events, mut events) = sources.events.recent_and_subscribe(RECENT_EVENTS);
+    let mut sampled = sources.observer.sampled();
+    let mut counted: VecDeque<PodId> = VecDeque::new();
     let mut network = sources.network.watch();
     network.mark_unchanged();
     if missed > 0 {
@@ -102,6 +106,21 @@ async fn stream(sources: &Sources, recent: usize, missed: u64, out: &Out) -> Opt
                     continue;
                 }
             },
+            // Checks that were only counted: the pod's counts are all there is to tell. At most once a second.
+            changed = sampled.changed(), if counted.is_empty() => {
+                if changed.is_ok() {
+                    active = true;
+                    counted.extend(sampled.borrow_and_update().iter().cloned());
+                }
+                continue;
+            }
+            () = std::future::ready(()), if !counted.is_empty() => {
+                let pod = counted.pop_front().and_then(|id| sources.pods.find(id.as_str()).ok().flatten());
+                match pod {
+                    Some(pod) => Change::Pod(sources.pod(&pod)),
+                    None => continue,
+                }
+            }
             changed = network.changed() => {
                 if changed.is_err() {
                     return None;

@@ -140,6 +140,14 @@ impl Containers {
         Ok((task, ExecPlan { process, wanted }))
     }
 
+    /// The capabilities a container was started with at most (its bounding set), as bits. `None`: it is not there.
+    #[must_use]
+    pub fn bounding(&self, id: &ContainerId) -> Option<u64> {
+        let process = self.handle(id)?.process?;
+        let sets = process.capabilities().as_ref()?;
+        Some(sets.bounding().as_ref().map_or(0, crate::runtime::capabilities::bits))
+    }
+
     fn existing(&self, id: &str) -> Result<Arc<Container>, ContainerError> {
         self.store.find(id)?.ok_or_else(|| ContainerError::NotFound { id: id.to_owned() })
     }

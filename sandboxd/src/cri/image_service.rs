@@ -6,6 +6,7 @@ use tonic::{Request, Response};
 
 use super::Cri;
 use super::services::{Answer, Streamed};
+use crate::telemetry::Rpc;
 
 #[tonic::async_trait]
 impl ImageService for Cri {
@@ -29,7 +30,11 @@ impl ImageService for Cri {
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
-        let image_ref = Cri::pull_image(self, request.into_inner()).await?;
+        let (metadata, _, request) = request.into_parts();
+        let mut call = self.telemetry.begin(Rpc::PullImage, &metadata);
+        let asked = request.image.as_ref();
+        call.note("container.image.name", || asked.map(|image| image.image.clone()).unwrap_or_default());
+        let image_ref = call.end(Cri::pull_image(self, request).await)?;
         Ok(Response::new(PullImageResponse { image_ref }))
     }
 

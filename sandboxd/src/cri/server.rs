@@ -9,10 +9,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::validate::{Host, pod_spec, resources};
 use super::{ContainerService, CriError, Events, NodeReport, PodService, filter, info, translate};
 use crate::image::ImageRoom;
-use crate::pod::model::Pod;
+use crate::pod::model::{Pod, PodState};
 use crate::pod::{Limits, PodError};
 use crate::stats::Stats;
 use crate::streaming::Streaming;
+use crate::telemetry::Telemetry;
 
 /// The CRI version this is.
 pub const API_VERSION: &str = "v1";
@@ -33,6 +34,7 @@ pub struct Cri {
     streaming: Option<Streaming>,
     pub(super) containers: Option<Arc<dyn ContainerService>>,
     pub(super) images: Option<ImageRoom>,
+    pub(super) telemetry: Telemetry,
     /// Rpcs that change pods and are not finished.
     changes: TaskTracker,
 }
@@ -49,6 +51,7 @@ impl Cri {
             containers: None,
             images: None,
             streaming: None,
+            telemetry: Telemetry::default(),
             changes: TaskTracker::new(),
         }
     }
@@ -81,6 +84,12 @@ impl Cri {
     #[must_use]
     pub fn with_streaming(self, streaming: Streaming) -> Self {
         Self { streaming: Some(streaming), ..self }
+    }
+
+    /// Measured there.
+    #[must_use]
+    pub fn with_telemetry(self, telemetry: Telemetry) -> Self {
+        Self { telemetry, ..self }
     }
 
     pub(super) fn streaming(&self, rpc: &'static str) -> Result<&Streaming, CriError> {
@@ -188,6 +197,22 @@ impl Cri {
         let config = request.config.unwrap_or_default();
         let spec = pod_spec(config, handler, request.runtime_handler, &self.host)?;
         Ok(self.pods.run(spec).await?.to_string())
+    }
+
+    /// The pod that a RunPodSandbox made, or the one it failed at.
+    pub(super) fn made(&self, id: Option<&str>, asked: Option<&cri::PodSandboxMetadata>) -> Option<Arc<Pod>> {
+        if let Some(id) = id {
+            return self.pods.find(id).ok().flatten();
+        }
+        let asked = asked?;
+        let is_it = |pod: &Arc<Pod>| {
+            let own = &pod.spec.metadata;
+            pod.state == PodState::Failed
+                && (&own.name, &own.namespace, &own.uid, own.attempt)
+                    == (&asked.name, &asked.namespace, &asked.uid, asked.attempt)
+        };
+        // The oldest first: the last try is the one.
+        self.pods.list().into_iter().rev().find(is_it)
     }
 
     /// The configured name behind a `runtime_handler`.

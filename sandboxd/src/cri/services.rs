@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::stats::batches;
 use super::{Cri, CriError, translate};
+use crate::telemetry::Rpc;
 
 pub(super) type Answer<T> = Result<Response<T>, Status>;
 pub(super) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -63,14 +64,24 @@ service! {
             &self,
             request: Request<CreateContainerRequest>,
         ) -> Answer<CreateContainerResponse> {
-            Ok(Response::new(Cri::create_container(self, request.into_inner()).await?))
+            let (metadata, _, request) = request.into_parts();
+            let mut call = self.telemetry.begin(Rpc::CreateContainer, &metadata);
+            call.about_container(&request);
+            let answer = Cri::create_container(self, request).await;
+            if let Ok(made) = &answer {
+                call.note("container.id", || made.container_id.clone());
+            }
+            Ok(Response::new(call.end(answer)?))
         }
 
         async fn start_container(
             &self,
             request: Request<StartContainerRequest>,
         ) -> Answer<StartContainerResponse> {
-            Cri::start_container(self, &request.get_ref().container_id).await?;
+            let mut call = self.telemetry.begin(Rpc::StartContainer, request.metadata());
+            let id = &request.get_ref().container_id;
+            call.note("container.id", || id.clone());
+            call.end(Cri::start_container(self, id).await)?;
             Ok(Response::new(StartContainerResponse {}))
         }
 
@@ -78,8 +89,10 @@ service! {
             &self,
             request: Request<StopContainerRequest>,
         ) -> Answer<StopContainerResponse> {
-            let StopContainerRequest { container_id, timeout } = request.into_inner();
-            Cri::stop_container(self, &container_id, timeout).await?;
+            let (metadata, _, StopContainerRequest { container_id, timeout }) = request.into_parts();
+            let mut call = self.telemetry.begin(Rpc::StopContainer, &metadata);
+            call.note("container.id", || container_id.clone());
+            call.end(Cri::stop_container(self, &container_id, timeout).await)?;
             Ok(Response::new(StopContainerResponse {}))
         }
 
@@ -87,7 +100,10 @@ service! {
             &self,
             request: Request<RemoveContainerRequest>,
         ) -> Answer<RemoveContainerResponse> {
-            Cri::remove_container(self, &request.get_ref().container_id).await?;
+            let mut call = self.telemetry.begin(Rpc::RemoveContainer, request.metadata());
+            let id = &request.get_ref().container_id;
+            call.note("container.id", || id.clone());
+            call.end(Cri::remove_container(self, id).await)?;
             Ok(Response::new(RemoveContainerResponse {}))
         }
 
@@ -162,7 +178,15 @@ service! {
             &self,
             request: Request<RunPodSandboxRequest>,
         ) -> Answer<RunPodSandboxResponse> {
-            let pod_sandbox_id = self.run(request.into_inner()).await?;
+            let (metadata, _, request) = request.into_parts();
+            let mut call = self.telemetry.begin(Rpc::RunPodSandbox, &metadata);
+            call.about_pod(&request);
+            let asked = request.config.as_ref().and_then(|config| config.metadata.clone());
+            let answer = self.run(request).await;
+            if let Some(pod) = self.made(answer.as_deref().ok(), asked.as_ref()) {
+                call.steps(&pod);
+            }
+            let pod_sandbox_id = call.end(answer)?;
             Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id }))
         }
 
@@ -170,7 +194,10 @@ service! {
             &self,
             request: Request<StopPodSandboxRequest>,
         ) -> Answer<StopPodSandboxResponse> {
-            self.stop(&request.get_ref().pod_sandbox_id).await?;
+            let mut call = self.telemetry.begin(Rpc::StopPodSandbox, request.metadata());
+            let id = &request.get_ref().pod_sandbox_id;
+            call.note("sandboxd.pod.id", || id.clone());
+            call.end(self.stop(id).await)?;
             Ok(Response::new(StopPodSandboxResponse {}))
         }
 
@@ -178,7 +205,10 @@ service! {
             &self,
             request: Request<RemovePodSandboxRequest>,
         ) -> Answer<RemovePodSandboxResponse> {
-            self.remove(&request.get_ref().pod_sandbox_id).await?;
+            let mut call = self.telemetry.begin(Rpc::RemovePodSandbox, request.metadata());
+            let id = &request.get_ref().pod_sandbox_id;
+            call.note("sandboxd.pod.id", || id.clone());
+            call.end(self.remove(id).await)?;
             Ok(Response::new(RemovePodSandboxResponse {}))
         }
 

@@ -22,7 +22,7 @@ use crate::doctor;
 use crate::image::{self, ImageRoom};
 use crate::journal::Journal;
 use crate::network::{Network, NetworkSettings};
-use crate::observer::{Attribution, Observer, ObserverSettings};
+use crate::observer::{Attribution, Observer, follow_containers};
 use crate::pod::{PodDefaults, PodHandler, Pods, Rooms};
 use crate::runtime::Runtime;
 use crate::runtime::namespaces::HostInodes;
@@ -30,6 +30,7 @@ use crate::runtime::native::NativeRuntime;
 use crate::runtime::oci::OciRuntime;
 use crate::stats::Stats;
 use crate::streaming::{NodeTargets, Served, Streaming};
+use crate::telemetry::{Telemetry, Traces, TracesError};
 
 /// Everything that serves, not yet serving.
 #[derive(Debug)]
@@ -44,6 +45,7 @@ pub struct Daemon {
     pub(super) console_socket: Socket,
     pub(super) streams: Served,
     pub(super) network: Arc<Network>,
+    pub(super) telemetry: Telemetry,
     pub(super) config: Config,
     /// Given up last.
     pub(super) locks: [Lock; 2],
@@ -69,12 +71,7 @@ impl Daemon {
         let attribution = Arc::new(Attribution::default());
         // Loading the program takes longer than all the rest: it goes on beside it.
         let observer = {
-            let settings = ObserverSettings {
-                enabled: config.observer.enabled,
-                history: config.observer.history,
-                rungs: config.observer.rungs.clone(),
-                results: config.observer.syscall_results,
-            };
+            let settings = config.observer.settings();
             let attribution = Arc::clone(&attribution);
             tokio::task::spawn_blocking(move || Observer::start(&settings, attribution))
         };
@@ -92,7 +89,7 @@ impl Daemon {
             network: Arc::clone(&network),
             cgroups: cgroups.clone(),
             observer: observer.clone(),
-            attribution,
+            attribution: Arc::clone(&attribution),
             host: host.clone(),
             defaults: PodDefaults {
                 unprivileged_ports: config.pod.unprivileged_ports,
@@ -111,6 +108,7 @@ impl Daemon {
             root: config.root.clone(),
             state: config.state.clone(),
         })?;
+        tokio::spawn(follow_containers(Arc::clone(containers.store()), attribution, observer.clone()));
         containers.recover().await?;
         // The containers have taken their layers again; what nobody took is what a crash left.
         let store = Arc::clone(&images);
@@ -119,6 +117,7 @@ impl Daemon {
 
         let stats = Stats::new(cgroups.clone(), Arc::clone(&known) as _);
         let facts = node::facts(&cgroups, &host, &native);
+        let telemetry = Telemetry::new(traces(&config, &facts.name)?);
         let events = Follow {
             pods: Arc::clone(pods.store()),
             containers: Arc::clone(containers.store()),
@@ -134,6 +133,7 @@ impl Daemon {
             network: Arc::clone(&network),
             events,
             stats: stats.clone(),
+            figures: Arc::clone(telemetry.figures()),
             config: config.clone(),
         });
         let node = Node::new(&config, reported, Arc::clone(&network), &cgroups, observer, &native);
@@ -144,7 +144,8 @@ impl Daemon {
             .with_containers(Arc::new(Arc::clone(&containers)))
             .with_stats(stats)
             .with_events(Events::follow(Arc::clone(pods.store()), known))
-            .with_streaming(streaming);
+            .with_streaming(streaming)
+            .with_telemetry(telemetry.clone());
         Ok(Self {
             cri,
             pods,
@@ -156,6 +157,7 @@ impl Daemon {
             console_socket,
             streams,
             network,
+            telemetry,
             config,
             locks,
         })
@@ -166,6 +168,12 @@ impl Daemon {
 fn degradations(facts: &NodeFacts, observer: &Observer) -> Vec<api::Degradation> {
     let of_observer = api::Observer::from(&observer.status()).degradations;
     facts.degradations.iter().cloned().chain(of_observer).collect()
+}
+
+/// The way to a collector, where one is configured.
+fn traces(config: &Config, node: &str) -> Result<Option<Traces>, TracesError> {
+    let endpoint = &config.tracing.otlp_endpoint;
+    (!endpoint.is_empty()).then(|| Traces::to(endpoint, node)).transpose()
 }
 
 fn network_settings(config: &Config) -> NetworkSettings {

@@ -47,6 +47,8 @@ pub enum DaemonError {
     Policy(#[from] sandboxd_image::pull::BadPolicy),
     #[error("recovering the containers")]
     Containers(#[from] crate::container::error::ContainerError),
+    #[error(transparent)]
+    Traces(#[from] crate::telemetry::TracesError),
     #[error("starting the observer")]
     Observer(#[source] io::Error),
     #[error("waiting for signals")]

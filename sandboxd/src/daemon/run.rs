@@ -44,6 +44,7 @@ impl Daemon {
             console_socket,
             streams,
             network,
+            telemetry,
             config,
             locks,
         } = self;
@@ -97,6 +98,8 @@ impl Daemon {
         if let Some(metrics) = metrics {
             metrics.abort();
         }
+        // Blocks: the last spans are sent, or given up.
+        let _ = tokio::task::spawn_blocking(move || telemetry.shutdown()).await;
         drop((images, locks));
         tracing::info!("ended");
         Ok(())

@@ -4,17 +4,13 @@ use std::sync::Arc;
 
 use super::Check;
 use crate::config::Config;
-use crate::observer::{Attribution, Observer, ObserverSettings, State, Status};
+use crate::observer::{Attribution, Bounds, Observer, ObserverSettings, State, Status};
 
 const NAME: &str = "observer";
 
 pub(super) fn check(config: &Config, running: Option<&Observer>) -> Check {
-    let settings = ObserverSettings {
-        enabled: config.observer.enabled,
-        history: 1,
-        rungs: config.observer.rungs.clone(),
-        results: config.observer.syscall_results,
-    };
+    let settings =
+        ObserverSettings { history: Bounds { checks: 1, ..Bounds::default() }, ..config.observer.settings() };
     let status = match running {
         Some(observer) => observer.status(),
         None => Observer::start(&settings, Arc::new(Attribution::default())).status(),

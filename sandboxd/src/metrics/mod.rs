@@ -1,9 +1,11 @@
 //! Prometheus text (exposition format 0.0.4) of what this node does and of what it cannot see.
 //!
-//! Off by default. Numbers only, no names of pods: a scrape costs the same on an idle and on a full node.
+//! Off by default. `docs/metrics.md` says what each is. The number of lines is bounded: pods by name are the first
+//! [`PODS`] with the most denied checks, the others are one line.
+
+mod text;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,7 +16,13 @@ use tokio::net::TcpListener;
 
 use crate::console::Sources;
 use crate::container::model::ContainerState;
+use crate::observer::PodCounts;
 use crate::pod::model::PodState;
+use crate::telemetry::Figures;
+use text::Text;
+
+/// Pods that have lines of their own; a node has 110 by default.
+const PODS: usize = 256;
 
 /// Answers `GET /metrics` until the listener fails or `shutdown` ends.
 ///
@@ -32,13 +40,32 @@ pub async fn serve(
     axum::serve(listener, Router::new().route("/metrics", get(page))).with_graceful_shutdown(shutdown).await
 }
 
+/// What a scrape says, before it is text.
+struct Page<'a> {
+    version: &'a str,
+    started_at_ns: i64,
+    pods: BTreeMap<&'static str, u64>,
+    containers: BTreeMap<&'static str, u64>,
+    network_ready: bool,
+    figures: &'a Figures,
+    observer: api::Observer,
+    /// Of the history.
+    kept: u64,
+    /// (verdict, reason, how many)
+    reasons: Vec<(&'static str, &'static str, u64)>,
+    /// (namespace, name, counts)
+    checks: Vec<(String, String, PodCounts)>,
+    node: &'a [api::Degradation],
+}
+
 fn render(sources: &Sources) -> String {
-    let mut pods: BTreeMap<&str, u64> =
+    let pods = sources.pods.list();
+    let mut by_state: BTreeMap<&str, u64> =
         [PodState::Creating, PodState::Ready, PodState::NotReady, PodState::Stopping, PodState::Failed]
             .map(|state| (state_name(state), 0))
             .into();
-    for pod in sources.pods.list() {
-        *pods.entry(state_name(pod.state)).or_default() += 1;
+    for pod in &pods {
+        *by_state.entry(state_name(pod.state)).or_default() += 1;
     }
     let mut containers: BTreeMap<&str, u64> =
         [ContainerState::Created, ContainerState::Running, ContainerState::Exited, ContainerState::Unknown]
@@ -47,13 +74,50 @@ fn render(sources: &Sources) -> String {
     for container in sources.containers.store().list() {
         *containers.entry(container_state_name(container.state)).or_default() += 1;
     }
-    text(
-        &pods,
-        &containers,
-        &(&sources.observer.status()).into(),
-        &sources.node.degradations,
-        sources.network.status().ready,
-    )
+    // A name may be several pods': attempts of one, or one that failed beside its successor.
+    let mut checks: BTreeMap<(String, String), PodCounts> = BTreeMap::new();
+    for pod in &pods {
+        let (counts, own) = (sources.observer.counts(&pod.id), &pod.spec.metadata);
+        let sum = checks.entry((own.namespace.clone(), own.name.clone())).or_default();
+        *sum = added(*sum, counts);
+    }
+    let status = sources.observer.status();
+    let page = Page {
+        version: env!("CARGO_PKG_VERSION"),
+        started_at_ns: sources.node.started_at_ns,
+        pods: by_state,
+        containers,
+        network_ready: sources.network.status().ready,
+        figures: &sources.figures,
+        observer: (&status).into(),
+        kept: status.kept as u64,
+        reasons: sources.observer.reasons(),
+        checks: checks.into_iter().map(|((namespace, name), counts)| (namespace, name, counts)).collect(),
+        node: &sources.node.degradations,
+    };
+    page.text()
+}
+
+fn added(a: PodCounts, b: PodCounts) -> PodCounts {
+    PodCounts {
+        allowed: a.allowed + b.allowed,
+        denied: a.denied + b.denied,
+        sampled_out: a.sampled_out + b.sampled_out,
+    }
+}
+
+/// Those with the most denied checks, and the sum of the others.
+fn first(
+    mut checks: Vec<(String, String, PodCounts)>,
+) -> (Vec<(String, String, PodCounts)>, Option<PodCounts>) {
+    if checks.len() <= PODS {
+        return (checks, None);
+    }
+    checks.sort_by_key(|(_, _, counts)| std::cmp::Reverse((counts.denied, counts.allowed)));
+    let rest = checks.split_off(PODS);
+    let sum = rest.into_iter().fold(PodCounts::default(), |sum, (_, _, counts)| added(sum, counts));
+    checks.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+    (checks, Some(sum))
 }
 
 fn state_name(state: PodState) -> &'static str {
@@ -75,80 +139,126 @@ fn container_state_name(state: ContainerState) -> &'static str {
     }
 }
 
-fn text(
-    pods: &BTreeMap<&str, u64>,
-    containers: &BTreeMap<&str, u64>,
-    observer: &api::Observer,
-    node: &[api::Degradation],
-    network_ready: bool,
-) -> String {
-    let mut out = String::with_capacity(2048);
-    let up = u64::from(observer.state() == api::observer::State::Running);
-    head(&mut out, "sandboxd_pods", "gauge", "Pods by state.");
-    for (state, count) in pods {
-        line(&mut out, "sandboxd_pods", &[("state", state)], *count);
+impl Page<'_> {
+    fn text(self) -> String {
+        let mut out = Text::default();
+        out.info("sandboxd_build_info", "This daemon.", &[("version", self.version)]);
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "nanoseconds since 1970 as seconds: microseconds are left"
+        )]
+        out.gauge("sandboxd_start_time_seconds", "When it started, since the Unix epoch.")
+            .value(&[], self.started_at_ns as f64 / 1e9);
+        let mut pods = out.gauge("sandboxd_pods", "Pods by state.");
+        for (state, count) in &self.pods {
+            pods.count(&[("state", state)], *count);
+        }
+        let mut containers = out.gauge("sandboxd_containers", "Containers by state.");
+        for (state, count) in &self.containers {
+            containers.count(&[("state", state)], *count);
+        }
+        out.gauge("sandboxd_network_ready", "1 where a CNI network is configured.")
+            .count(&[], u64::from(self.network_ready));
+        self.latencies(&mut out);
+        self.observer(&mut out);
+        self.checks(&mut out);
+        out.done()
     }
-    head(&mut out, "sandboxd_containers", "gauge", "Containers by state.");
-    for (state, count) in containers {
-        line(&mut out, "sandboxd_containers", &[("state", state)], *count);
-    }
-    head(&mut out, "sandboxd_network_ready", "gauge", "1 where a CNI network is configured.");
-    line(&mut out, "sandboxd_network_ready", &[], u64::from(network_ready));
-    head(&mut out, "sandboxd_observer_up", "gauge", "1 where the kernel's capability checks are seen.");
-    line(&mut out, "sandboxd_observer_up", &[("rung", &observer.rung), ("reason", &observer.message)], up);
-    head(&mut out, "sandboxd_observer_checks_total", "counter", "Capability checks seen, by verdict.");
-    for (verdict, count) in [("allowed", observer.allowed), ("denied", observer.denied)] {
-        line(&mut out, "sandboxd_observer_checks_total", &[("verdict", verdict)], count);
-    }
-    head(&mut out, "sandboxd_observer_produced_total", "counter", "Checks to report: seen and lost.");
-    line(&mut out, "sandboxd_observer_produced_total", &[], observer.produced);
-    head(
-        &mut out,
-        "sandboxd_observer_lost_total",
-        "counter",
-        "Checks lost for want of room in the ring buffer.",
-    );
-    line(&mut out, "sandboxd_observer_lost_total", &[], observer.lost);
-    head(&mut out, "sandboxd_degraded", "gauge", "A named step down from what sandboxd does at its best.");
-    for d in node.iter().chain(&observer.degradations) {
-        line(&mut out, "sandboxd_degraded", &[("name", &d.name), ("message", &d.message)], 1);
-    }
-    out
-}
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
-
-fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: u64) {
-    out.push_str(name);
-    for (n, (key, text)) in labels.iter().enumerate() {
-        let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let _ = write!(out, "{}{key}=\"{text}\"", if n == 0 { '{' } else { ',' });
+    fn latencies(&self, out: &mut Text) {
+        let mut steps = out.histogram(
+            "sandboxd_pod_step_duration_seconds",
+            "Steps of making a pod, also those that failed.",
+        );
+        for (step, latencies, _) in self.figures.steps() {
+            steps.buckets(&[("step", step.name())], &latencies);
+        }
+        let mut failed =
+            out.counter("sandboxd_pod_step_failures_total", "Steps of making a pod that failed.");
+        for (step, _, failures) in self.figures.steps() {
+            failed.count(&[("step", step.name())], failures);
+        }
+        out.histogram("sandboxd_cni_add_duration_seconds", "CNI ADD for a pod: all plugins of the chain.")
+            .buckets(&[], &self.figures.cni());
+        let mut rpcs =
+            out.histogram("sandboxd_rpc_duration_seconds", "CRI calls that make or end something.");
+        for (rpc, answered, latencies) in self.figures.rpcs() {
+            let result = if answered { "ok" } else { "error" };
+            rpcs.buckets(&[("method", rpc.name()), ("result", result)], &latencies);
+        }
     }
-    let _ = writeln!(out, "{} {value}", if labels.is_empty() { "" } else { "}" });
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    fn observer(&self, out: &mut Text) {
+        let observer = &self.observer;
+        let up = observer.state() == api::observer::State::Running;
+        out.gauge("sandboxd_observer_up", "1 where the kernel's capability checks are seen.")
+            .count(&[], up.into());
+        if up {
+            out.info("sandboxd_observer_info", "How they are seen.", &[("rung", &observer.rung)]);
+        }
+        for (name, help, value) in [
+            (
+                "sandboxd_observer_produced_total",
+                "Checks there were: kept one by one, sampled out, or lost.",
+                observer.produced,
+            ),
+            ("sandboxd_observer_seen_total", "Checks kept one by one.", observer.seen),
+            (
+                "sandboxd_observer_sampled_out_total",
+                "Checks that were only counted, for there were too many alike.",
+                observer.sampled_out,
+            ),
+            (
+                "sandboxd_observer_lost_total",
+                "Checks lost for want of room in the ring buffer.",
+                observer.lost,
+            ),
+            (
+                "sandboxd_observer_forgotten_total",
+                "Checks that were kept and have left the history since.",
+                observer.forgotten,
+            ),
+        ] {
+            out.counter(name, help).count(&[], value);
+        }
+        out.gauge("sandboxd_observer_history_checks", "Checks in the history.").count(&[], self.kept);
+        out.gauge("sandboxd_observer_history_bytes", "Memory of the history, about.")
+            .count(&[], observer.history_bytes);
+        let mut degraded =
+            out.gauge("sandboxd_degraded", "A named step down from what sandboxd does at its best.");
+        for d in self.node.iter().chain(&observer.degradations) {
+            degraded.count(&[("name", &d.name)], 1);
+        }
+    }
 
-    #[test]
-    fn what_is_not_seen_is_said() {
-        let observer = api::Observer {
-            state: api::observer::State::Unavailable.into(),
-            message: "no \"BTF\"\nhere".into(),
-            degradations: vec![api::Degradation { name: "observer.no_btf".into(), message: "a\\b".into() }],
-            ..api::Observer::default()
-        };
-        let text = text(&[("ready", 2)].into(), &[("running", 3)].into(), &observer, &[], true);
-        assert!(text.contains("sandboxd_pods{state=\"ready\"} 2\n"), "{text}");
-        assert!(text.contains("sandboxd_containers{state=\"running\"} 3\n"), "{text}");
-        assert!(text.contains(r#"sandboxd_observer_up{rung="",reason="no \"BTF\"\nhere"} 0"#), "{text}");
-        assert!(text.contains(r#"sandboxd_degraded{name="observer.no_btf",message="a\\b"} 1"#), "{text}");
-        assert!(text.contains("sandboxd_network_ready 1\n"));
-        for line in text.lines().filter(|l| !l.starts_with('#')) {
-            assert!(line.rsplit_once(' ').is_some_and(|(_, v)| v.parse::<u64>().is_ok()), "{line}");
+    fn checks(self, out: &mut Text) {
+        let mut by_reason = out.counter(
+            "sandboxd_checks_total",
+            "Capability checks by verdict and reason (empty for what was allowed); sampled out ones, too.",
+        );
+        for (verdict, reason, count) in &self.reasons {
+            by_reason.count(&[("verdict", verdict), ("reason", reason)], *count);
+        }
+        let (named, others) = first(self.checks);
+        let others = others.map(|sum| (String::new(), String::new(), sum));
+        let all: Vec<_> = named.into_iter().chain(others).collect();
+        // Gauges: they are sums over the pods that are there.
+        let mut checks = out.gauge(
+            "sandboxd_pod_checks",
+            "Checks of a pod that is there, by verdict; of all others together without a name.",
+        );
+        for (namespace, pod, counts) in &all {
+            for (verdict, count) in [("allowed", counts.allowed), ("denied", counts.denied)] {
+                checks.count(&[("namespace", namespace), ("pod", pod), ("verdict", verdict)], count);
+            }
+        }
+        let mut sampled =
+            out.gauge("sandboxd_pod_checks_sampled_out", "Of those, the ones that were only counted.");
+        for (namespace, pod, counts) in &all {
+            sampled.count(&[("namespace", namespace), ("pod", pod)], counts.sampled_out);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

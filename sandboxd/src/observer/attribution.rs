@@ -1,9 +1,10 @@
 //! Whose check it was: pods by the inodes of their namespaces, then by the pids known to the daemon.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::check::{Check, PodRef};
+use crate::container::model::ContainerId;
 use crate::pod::model::{FlowKind, NamespaceInfo, NsInode, NsKind, Pod, PodId};
 
 /// A process of a pod.
@@ -74,21 +75,123 @@ impl PodKeys {
     }
 }
 
+/// What a container is known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerKeys {
+    pub id: ContainerId,
+    pub pod: PodId,
+    pub name: String,
+    /// As [`PodKeys::created_at_ns`].
+    pub created_at_ns: i64,
+    /// Of its first process, in the host's pid namespace.
+    pub pid: Option<i32>,
+    /// Its mount namespace, which its children and what is executed in it share.
+    pub mntns: Option<NsInode>,
+}
+
+/// A number for what is known, for as long as it is: cheaper to look up and to keep than an id.
+pub(super) type Number = u64;
+
+#[derive(Debug, Clone)]
+struct KnownPod {
+    number: Number,
+    keys: Arc<PodKeys>,
+    name: Arc<str>,
+}
+
+#[derive(Debug, Clone)]
+struct KnownContainer {
+    number: Number,
+    keys: Arc<ContainerKeys>,
+    name: Arc<str>,
+}
+
 #[derive(Debug, Default)]
 struct Index {
-    pods: HashMap<PodId, Arc<PodKeys>>,
+    pods: HashMap<PodId, KnownPod>,
     /// Inodes of nsfs are unique across kinds.
-    by_inode: HashMap<NsInode, Arc<PodKeys>>,
-    by_pid: HashMap<i32, Arc<PodKeys>>,
+    by_inode: HashMap<NsInode, KnownPod>,
+    by_pid: HashMap<i32, KnownPod>,
+    containers: HashMap<ContainerId, KnownContainer>,
+    container_by_mntns: HashMap<NsInode, KnownContainer>,
+    container_by_pid: HashMap<i32, KnownContainer>,
+    last_number: Number,
 }
 
 impl Index {
     fn forget(&mut self, id: &PodId) {
         if self.pods.remove(id).is_some() {
-            self.by_inode.retain(|_, pod| pod.id != *id);
-            self.by_pid.retain(|_, pod| pod.id != *id);
+            self.by_inode.retain(|_, pod| pod.keys.id != *id);
+            self.by_pid.retain(|_, pod| pod.keys.id != *id);
         }
     }
+
+    fn forget_container(&mut self, id: &ContainerId) {
+        if let Some(known) = self.containers.remove(id) {
+            let number = known.number;
+            self.container_by_mntns.retain(|_, container| container.number != number);
+            self.container_by_pid.retain(|_, container| container.number != number);
+        }
+    }
+
+    fn next_number(&mut self) -> Number {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// The container's mount namespace before its pid; then the parent's pid, for a child in a mount namespace of
+    /// its own.
+    fn container(&self, caller: &Caller) -> Option<&KnownContainer> {
+        let pids = [Some(caller.pid), caller.ppid].into_iter().flatten();
+        let by_mntns = caller.mntns.and_then(|inode| self.container_by_mntns.get(&inode));
+        let found = by_mntns.or_else(|| pids.into_iter().find_map(|pid| self.container_by_pid.get(&pid)));
+        found.filter(|known| caller.time_ns >= known.keys.created_at_ns)
+    }
+
+    /// The caller's namespaces first, the most telling ones before; then its pid; then its parent's, which finds
+    /// the first process of a pod whose shim alone is known; then its container.
+    fn pod(&self, caller: &Caller, container: Option<&KnownContainer>) -> Option<&KnownPod> {
+        let inodes = [caller.userns, caller.netns, caller.pidns, caller.mntns];
+        let by_inode = inodes.into_iter().flatten().find_map(|inode| self.by_inode.get(&inode));
+        let pids = || [Some(caller.pid), caller.ppid].into_iter().flatten();
+        let by_pid = || pids().find_map(|pid| self.by_pid.get(&pid));
+        let by_container = || container.and_then(|known| self.pods.get(&known.keys.pod));
+        let found = by_inode.or_else(by_pid).or_else(by_container);
+        found.filter(|known| caller.time_ns >= known.keys.created_at_ns)
+    }
+}
+
+/// What tells whose a check is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    pub time_ns: i64,
+    pub pid: i32,
+    pub ppid: Option<i32>,
+    pub userns: Option<NsInode>,
+    pub netns: Option<NsInode>,
+    pub pidns: Option<NsInode>,
+    pub mntns: Option<NsInode>,
+}
+
+impl Caller {
+    pub fn of(check: &Check) -> Self {
+        Self {
+            time_ns: check.time_ns,
+            pid: check.pid,
+            ppid: check.ppid,
+            userns: check.caller_userns,
+            netns: check.net.inode,
+            pidns: check.pidns.inode,
+            mntns: check.mnt.inode,
+        }
+    }
+}
+
+/// Whose a check is, as numbers: found without an allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub pod: Number,
+    pub container: Option<Number>,
 }
 
 /// The pods of this node as the observer knows them; shared between the flow, which tells, and the reader,
@@ -96,62 +199,128 @@ impl Index {
 #[derive(Debug, Default)]
 pub struct Attribution(RwLock<Index>);
 
+/// What is known, for some questions in a row.
+pub(super) struct Known<'a>(RwLockReadGuard<'a, Index>);
+
+impl Known<'_> {
+    pub fn place(&self, caller: &Caller) -> Option<Place> {
+        let container = self.0.container(caller);
+        let pod = self.0.pod(caller, container)?;
+        let container = container.filter(|known| known.keys.pod == pod.keys.id).map(|known| known.number);
+        Some(Place { pod: pod.number, container })
+    }
+
+    pub fn pod(&self, caller: &Caller) -> Option<PodRef> {
+        let container = self.0.container(caller);
+        let known = self.0.pod(caller, container)?;
+        let keys = &known.keys;
+        let role = |pid: i32| keys.processes.iter().find(|p| p.pid == pid).map(|p| p.role.as_str());
+        // A shim's own child is the infra container before the daemon has heard of its pid.
+        let child = || caller.ppid.and_then(role).filter(|parent| *parent == "shim").map(|_| "infra");
+        let container = container.filter(|container| container.keys.pod == keys.id);
+        Some(PodRef {
+            id: keys.id.clone(),
+            name: known.name.clone(),
+            container: match container {
+                Some(container) => container.name.clone(),
+                None => role(caller.pid).or_else(child).unwrap_or_default().into(),
+            },
+            container_id: container.map(|container| container.keys.id.clone()),
+        })
+    }
+}
+
 impl Attribution {
     /// Adds a pod, or replaces what is known of it.
     pub fn upsert(&self, keys: PodKeys) {
-        let keys = Arc::new(keys);
-        let mut index = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.write();
+        let number = index.pods.get(&keys.id).map(|known| known.number);
+        let number = number.unwrap_or_else(|| index.next_number());
         index.forget(&keys.id);
-        for ns in keys.namespaces.iter().filter(|ns| !ns.host) {
-            index.by_inode.insert(ns.inode, keys.clone());
+        let known = KnownPod { number, name: keys.name.as_str().into(), keys: Arc::new(keys) };
+        for ns in known.keys.namespaces.iter().filter(|ns| !ns.host) {
+            index.by_inode.insert(ns.inode, known.clone());
         }
-        for process in &keys.processes {
-            index.by_pid.insert(process.pid, keys.clone());
+        for process in &known.keys.processes {
+            index.by_pid.insert(process.pid, known.clone());
         }
-        index.pods.insert(keys.id.clone(), keys);
+        index.pods.insert(known.keys.id.clone(), known);
+    }
+
+    /// Adds a container of a pod, or replaces what is known of it.
+    pub fn upsert_container(&self, keys: ContainerKeys) {
+        let mut index = self.write();
+        let number = index.containers.get(&keys.id).map(|known| known.number);
+        let number = number.unwrap_or_else(|| index.next_number());
+        index.forget_container(&keys.id);
+        let known = KnownContainer { number, name: keys.name.as_str().into(), keys: Arc::new(keys) };
+        if let Some(mntns) = known.keys.mntns {
+            index.container_by_mntns.insert(mntns, known.clone());
+        }
+        if let Some(pid) = known.keys.pid {
+            index.container_by_pid.insert(pid, known.clone());
+        }
+        index.containers.insert(known.keys.id.clone(), known);
+    }
+
+    pub fn remove_container(&self, id: &ContainerId) {
+        self.write().forget_container(id);
+    }
+
+    pub fn retain_containers(&self, there: impl Fn(&ContainerId) -> bool) {
+        let mut index = self.write();
+        let gone: Vec<_> = index.containers.keys().filter(|id| !there(id)).cloned().collect();
+        for id in gone {
+            index.forget_container(&id);
+        }
+    }
+
+    /// What is known of a container.
+    #[must_use]
+    pub fn container(&self, id: &ContainerId) -> Option<Arc<ContainerKeys>> {
+        self.read().containers.get(id).map(|known| known.keys.clone())
     }
 
     /// Whether the pod is there.
     #[must_use]
     pub fn knows(&self, id: &PodId) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).pods.contains_key(id)
+        self.read().pods.contains_key(id)
     }
 
     pub fn remove(&self, id: &PodId) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).forget(id);
+        self.write().forget(id);
     }
 
     /// The pod that has this namespace of its own.
     #[must_use]
     pub fn pod_of_namespace(&self, inode: NsInode) -> Option<Arc<PodKeys>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).by_inode.get(&inode).cloned()
+        self.read().by_inode.get(&inode).map(|known| known.keys.clone())
     }
 
     /// The pod of which this is a known process.
     #[must_use]
     pub fn pod_of_process(&self, pid: i32) -> Option<Arc<PodKeys>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).by_pid.get(&pid).cloned()
+        self.read().by_pid.get(&pid).map(|known| known.keys.clone())
     }
 
-    /// The pod of a check: the caller's namespaces first, the most telling ones before; then its pid; then
-    /// its parent's, which finds the first process of a pod whose shim alone is known.
+    /// The pod and the container of a check.
     #[must_use]
     pub fn of_check(&self, check: &Check) -> Option<PodRef> {
-        let index = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let inodes = [check.caller_userns, check.net.inode, check.pidns.inode, check.mnt.inode];
-        let by_inode = inodes.into_iter().flatten().find_map(|inode| index.by_inode.get(&inode));
-        let by_pid =
-            || [Some(check.pid), check.ppid].into_iter().flatten().find_map(|pid| index.by_pid.get(&pid));
-        let keys = by_inode.or_else(by_pid).filter(|keys| check.time_ns >= keys.created_at_ns)?;
-        let role = |pid: i32| keys.processes.iter().find(|p| p.pid == pid).map(|p| p.role.as_str());
-        // A shim's own child is the infra container before the daemon has heard of its pid.
-        let child = || check.ppid.and_then(role).filter(|parent| *parent == "shim").map(|_| "infra");
-        let role = role(check.pid).or_else(child);
-        Some(PodRef {
-            id: keys.id.clone(),
-            name: keys.name.as_str().into(),
-            container: role.unwrap_or_default().into(),
-        })
+        self.known().pod(&Caller::of(check))
+    }
+
+    /// For many questions under one lock: those who tell wait meanwhile.
+    pub(super) fn known(&self) -> Known<'_> {
+        Known(self.read())
+    }
+
+    // Only whole inserts and removals happen under the lock.
+    fn read(&self) -> RwLockReadGuard<'_, Index> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Index> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -231,5 +400,50 @@ pub(super) mod tests {
         let known = Attribution::default();
         known.upsert(keys("a", &[(NsKind::User, 100, false)], &[(42, "web")]));
         assert_eq!(&*known.of_check(&check(&record())).unwrap().container, "web");
+    }
+
+    fn container(mntns: u64, pid: i32) -> ContainerKeys {
+        ContainerKeys {
+            id: ContainerId::from_string("c1".to_string()),
+            pod: PodId::from_string("a".to_string()),
+            name: "web".to_string(),
+            created_at_ns: 0,
+            pid: Some(pid),
+            mntns: Some(NsInode(mntns)),
+        }
+    }
+
+    #[test]
+    fn a_container_is_its_mount_namespace_whoever_is_in_it() {
+        let known = Attribution::default();
+        known.upsert(keys("a", &[(NsKind::Net, 200, true)], &[]));
+        assert_eq!(known.of_check(&check(&record())), None, "the pod has nothing of its own");
+        known.upsert_container(container(300, 7));
+        let found = known.of_check(&check(&record())).unwrap();
+        assert_eq!((&*found.name, &*found.container), ("default/a", "web"));
+        assert_eq!(found.container_id.unwrap().as_str(), "c1");
+        known.remove_container(&ContainerId::from_string("c1".to_string()));
+        assert_eq!(known.of_check(&check(&record())), None);
+    }
+
+    #[test]
+    fn a_child_that_unshared_its_mounts_is_found_by_its_parent() {
+        let known = Attribution::default();
+        known.upsert(keys("a", &[(NsKind::User, 100, false)], &[]));
+        known.upsert_container(container(999, 41));
+        assert_eq!(&*known.of_check(&check(&record())).unwrap().container, "web");
+    }
+
+    #[test]
+    fn numbers_stay_while_a_pod_is_known() {
+        let known = Attribution::default();
+        let place = || known.known().place(&Caller::of(&check(&record())));
+        known.upsert(keys("a", &[(NsKind::User, 100, false)], &[]));
+        let first = place().unwrap();
+        known.upsert(keys("a", &[(NsKind::User, 100, false)], &[(7, "infra")]));
+        assert_eq!(place(), Some(first));
+        known.remove(&PodId::from_string("a".to_string()));
+        known.upsert(keys("b", &[(NsKind::User, 100, false)], &[]));
+        assert_ne!(place(), Some(first));
     }
 }

@@ -6,6 +6,7 @@ use sandboxd_ebpf::{CheckRecord, INIT_USERNS, Syscall, valid};
 
 use super::names;
 use super::reason::Reason;
+use crate::container::model::ContainerId;
 use crate::pod::model::{NsInode, PodId};
 
 /// The host's initial user namespace.
@@ -18,6 +19,17 @@ pub enum Verdict {
     Denied,
     /// A mount that the kernel refused without a denied check.
     Refused,
+}
+
+impl Verdict {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// A namespace of the caller and the user namespace that owns it. `None`: not known.
@@ -35,6 +47,7 @@ pub struct PodRef {
     pub name: Arc<str>,
     /// "infra", a container's name, "shim", or empty where only the pod is known.
     pub container: Arc<str>,
+    pub container_id: Option<ContainerId>,
 }
 
 /// A capability check the kernel made in a syscall of mounting or of namespaces, or a mount it refused
@@ -111,6 +124,23 @@ impl Check {
             pod: None,
             reason: None,
         })
+    }
+
+    /// Memory that keeping it takes, about: itself, what it points to, and the allocator's share.
+    #[must_use]
+    pub fn footprint(&self) -> usize {
+        const ALLOCATION: usize = 16;
+        const COUNTS: usize = 16;
+        let pod = self.pod.as_ref().map_or(0, |pod| {
+            let container_id = pod.container_id.as_ref().map_or(0, |id| id.as_str().len() + ALLOCATION);
+            let names = pod.name.len() + pod.container.len() + 2 * (COUNTS + ALLOCATION);
+            pod.id.as_str().len() + ALLOCATION + names + container_id
+        });
+        let fs_type = self.fs_type.as_ref().map_or(0, |name| name.len() + ALLOCATION);
+        let reason = self.reason.as_ref().map_or(0, Reason::heap);
+        let own = size_of::<Self>() + COUNTS + ALLOCATION + self.comm.len() + ALLOCATION;
+        // And its place in a queue.
+        own + fs_type + pod + reason + size_of::<Arc<Self>>()
     }
 
     /// What the syscall was asked for, as a column shows it: a file-system type, namespaces, or nothing.

@@ -1,9 +1,11 @@
-//! The newest checks, kept in bounded memory, and those who want to hear of new ones.
+//! The newest checks, kept within bounds of number, memory and age.
 
-use std::collections::VecDeque;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::check::{Check, Verdict};
+use crate::pod::model::{NsInode, PodId};
 
 /// Which checks; what is not set takes all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,42 +42,142 @@ impl CheckFilter {
     }
 }
 
-/// The newest checks in the order of their numbers. Allowed ones are many and go first, so that they do not
-/// push out the denials somebody will ask about; those take up to half of the room then.
+/// How much is remembered: what any of the three has no room for is forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    pub checks: usize,
+    /// Memory, about.
+    pub bytes: usize,
+    pub age: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { checks: 4096, bytes: 8 << 20, age: Duration::from_secs(24 * 60 * 60) }
+    }
+}
+
+/// Whose room a check takes: a pod's, or that of the processes of a user namespace that no pod has.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Whose {
+    Pod(PodId),
+    Userns(Option<NsInode>),
+}
+
+impl Whose {
+    fn of(check: &Check) -> Self {
+        check.pod.as_ref().map_or(Self::Userns(check.caller_userns), |pod| Self::Pod(pod.id.clone()))
+    }
+}
+
+/// Checks of one verdict, a queue for each that made them.
+#[derive(Debug, Default)]
+struct Side {
+    queues: HashMap<Whose, VecDeque<Arc<Check>>>,
+    len: usize,
+}
+
+impl Side {
+    fn push(&mut self, check: Arc<Check>) {
+        self.queues.entry(Whose::of(&check)).or_default().push_back(check);
+        self.len += 1;
+    }
+
+    /// The oldest of whoever has most: a flood pushes out its own.
+    fn pop(&mut self) -> Option<Arc<Check>> {
+        let oldest = |queue: &VecDeque<Arc<Check>>| queue.front().map(|check| std::cmp::Reverse(check.seq));
+        let most = self.queues.iter().max_by_key(|(_, queue)| (queue.len(), oldest(queue)));
+        let whose = most.map(|(whose, _)| whose.clone())?;
+        self.pop_of(&whose)
+    }
+
+    fn pop_of(&mut self, whose: &Whose) -> Option<Arc<Check>> {
+        let queue = self.queues.get_mut(whose)?;
+        let check = queue.pop_front();
+        if queue.is_empty() {
+            self.queues.remove(whose);
+        }
+        self.len -= usize::from(check.is_some());
+        check
+    }
+
+    /// One that is older than `since_ns`.
+    fn pop_older(&mut self, since_ns: i64) -> Option<Arc<Check>> {
+        let old = |queue: &VecDeque<Arc<Check>>| queue.front().is_some_and(|check| check.time_ns < since_ns);
+        let whose = self.queues.iter().find(|(_, queue)| old(queue)).map(|(whose, _)| whose.clone())?;
+        self.pop_of(&whose)
+    }
+
+    fn get(&self, seq: u64) -> Option<Arc<Check>> {
+        self.queues.values().find_map(|queue| {
+            let at = queue.binary_search_by_key(&seq, |check| check.seq).ok()?;
+            queue.get(at).cloned()
+        })
+    }
+}
+
+/// The newest checks, each with its number. Allowed ones are many and go first, so that they do not push out
+/// the denials somebody will ask about; those take up to half of the room then. Of either, those go first of
+/// which one pod (or user namespace) has most.
 #[derive(Debug)]
 pub(super) struct History {
-    allowed: VecDeque<Arc<Check>>,
+    allowed: Side,
     /// Denied and refused.
-    denied: VecDeque<Arc<Check>>,
-    most: usize,
+    denied: Side,
+    bounds: Bounds,
+    bytes: usize,
     next_seq: u64,
 }
 
 impl History {
-    pub fn new(most: usize) -> Self {
-        Self { allowed: VecDeque::new(), denied: VecDeque::new(), most: most.max(1), next_seq: 1 }
+    pub fn new(bounds: Bounds) -> Self {
+        let bounds = Bounds { checks: bounds.checks.max(1), ..bounds };
+        Self { allowed: Side::default(), denied: Side::default(), bounds, bytes: 0, next_seq: 1 }
     }
 
     /// Keeps what `make` makes of the next number.
     pub fn push(&mut self, make: impl FnOnce(u64) -> Option<Check>) -> Option<Arc<Check>> {
         let check = Arc::new(make(self.next_seq)?);
         self.next_seq += 1;
-        if self.len() == self.most {
+        let bytes = check.footprint();
+        while self.len() > 0 && (self.len() >= self.bounds.checks || self.bytes + bytes > self.bounds.bytes) {
             self.forget_one();
         }
-        let room = if check.verdict == Verdict::Allowed { &mut self.allowed } else { &mut self.denied };
-        room.push_back(check.clone());
+        self.bytes += bytes;
+        let side = if check.verdict == Verdict::Allowed { &mut self.allowed } else { &mut self.denied };
+        side.push(check.clone());
         Some(check)
     }
 
     fn forget_one(&mut self) {
-        let denials_first = self.allowed.is_empty() || self.denied.len() > self.most / 2;
-        let room = if denials_first { &mut self.denied } else { &mut self.allowed };
-        room.pop_front();
+        let denials_first = self.allowed.len == 0 || self.denied.len > self.len() / 2;
+        let side = if denials_first { &mut self.denied } else { &mut self.allowed };
+        if let Some(check) = side.pop() {
+            self.bytes -= check.footprint();
+        }
+    }
+
+    /// Forgets what is older than the bounds have it. An idle history is asked to by whoever reads it.
+    pub fn forget_older(&mut self, now_ns: i64) {
+        let since_ns = now_ns.saturating_sub(i64::try_from(self.bounds.age.as_nanos()).unwrap_or(i64::MAX));
+        for side in [&mut self.allowed, &mut self.denied] {
+            while let Some(check) = side.pop_older(since_ns) {
+                self.bytes -= check.footprint();
+            }
+        }
     }
 
     fn len(&self) -> usize {
-        self.allowed.len() + self.denied.len()
+        self.allowed.len + self.denied.len
+    }
+
+    /// Memory of what is kept, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn kept(&self) -> usize {
+        self.len()
     }
 
     /// Recorded, and gone.
@@ -84,19 +186,24 @@ impl History {
     }
 
     pub fn get(&self, seq: u64) -> Option<Arc<Check>> {
-        [&self.denied, &self.allowed].into_iter().find_map(|room| {
-            let at = room.binary_search_by_key(&seq, |check| check.seq).ok()?;
-            room.get(at).cloned()
-        })
+        self.denied.get(seq).or_else(|| self.allowed.get(seq))
     }
 
     /// From the newest to the oldest.
     pub fn newest_first(&self) -> impl Iterator<Item = &Arc<Check>> {
-        let mut allowed = self.allowed.iter().rev().peekable();
-        let mut denied = self.denied.iter().rev().peekable();
+        let queues = self.denied.queues.values().chain(self.allowed.queues.values());
+        let mut rest: Vec<_> = queues.map(|queue| queue.iter().rev().peekable()).collect();
+        // The heads, by number: a queue's next one takes the place of the one taken.
+        let mut heads: BinaryHeap<(u64, usize)> =
+            rest.iter_mut().enumerate().filter_map(|(at, queue)| Some((queue.peek()?.seq, at))).collect();
         std::iter::from_fn(move || {
-            let seq = |check: Option<&&Arc<Check>>| check.map(|check| check.seq);
-            if seq(denied.peek()) > seq(allowed.peek()) { denied.next() } else { allowed.next() }
+            let (_, at) = heads.pop()?;
+            let queue = rest.get_mut(at)?;
+            let check = queue.next()?;
+            if let Some(next) = queue.peek() {
+                heads.push((next.seq, at));
+            }
+            Some(check)
         })
     }
 }
@@ -114,12 +221,13 @@ pub(super) fn select(
 
 #[cfg(test)]
 mod tests {
+    use super::super::check::PodRef;
     use super::super::check::tests::{check, record};
     use super::super::reason::Reason;
     use super::*;
 
     fn full() -> History {
-        let mut history = History::new(3);
+        let mut history = History::new(Bounds { checks: 3, ..Bounds::default() });
         for pid in 1..=5 {
             history.push(|seq| {
                 let mut check = Check { seq, pid, tid: pid, ..check(&record()) };
@@ -148,7 +256,7 @@ mod tests {
 
     #[test]
     fn allowed_checks_do_not_push_denials_out_nor_denials_all_others() {
-        let mut history = History::new(4);
+        let mut history = History::new(Bounds { checks: 4, ..Bounds::default() });
         let mut push = |verdict| {
             history.push(|seq| Some(Check { seq, verdict, ..check(&record()) })).unwrap();
             history.newest_first().map(|check| check.seq).collect::<Vec<_>>()
@@ -184,5 +292,61 @@ mod tests {
             assert_eq!(pids(&filter), [3, 5], "{code}");
         }
         assert_eq!(pids(&CheckFilter { pod: Some(String::new()), ..Default::default() }), Vec::<i32>::new());
+    }
+    fn of_pod(history: &mut History, pod: &str, verdict: Verdict) -> u64 {
+        let pod = PodRef {
+            id: PodId::from_string(pod.to_string()),
+            name: pod.into(),
+            container: "infra".into(),
+            container_id: None,
+        };
+        let made = history.push(|seq| {
+            let time_ns = i64::try_from(seq).unwrap();
+            Some(Check { seq, time_ns, verdict, pod: Some(pod), ..check(&record()) })
+        });
+        made.unwrap().seq
+    }
+
+    #[test]
+    fn a_flood_pushes_out_its_own() {
+        let mut history = History::new(Bounds { checks: 100, ..Bounds::default() });
+        let quiet: Vec<_> = (0..20).map(|_| of_pod(&mut history, "quiet", Verdict::Denied)).collect();
+        for _ in 0..10_000 {
+            of_pod(&mut history, "flood", Verdict::Denied);
+        }
+        assert!(quiet.iter().all(|seq| history.get(*seq).is_some()));
+        assert_eq!((history.kept(), history.forgotten()), (100, 10_020 - 100));
+        let seqs: Vec<_> = history.newest_first().map(|check| check.seq).collect();
+        assert!(seqs.windows(2).all(|pair| pair[0] > pair[1]), "{seqs:?}");
+        assert_eq!(seqs.len(), 100);
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_the_number() {
+        let one = check(&record()).footprint();
+        assert!((256..1024).contains(&one), "{one}");
+        let bounds = Bounds { bytes: 64 << 10, checks: usize::MAX, ..Bounds::default() };
+        let mut history = History::new(bounds);
+        for n in 0..5_000 {
+            of_pod(&mut history, &format!("pod{}", n % 7), Verdict::Denied);
+            assert!(history.bytes() <= bounds.bytes);
+        }
+        assert!(history.kept() > 50 && history.kept() < 5_000, "{}", history.kept());
+        let sum: usize = history.newest_first().map(|check| check.footprint()).sum();
+        assert_eq!(history.bytes(), sum);
+    }
+
+    #[test]
+    fn what_is_too_old_is_forgotten() {
+        let mut history = History::new(Bounds { age: Duration::from_nanos(10), ..Bounds::default() });
+        for n in 1..=30 {
+            of_pod(&mut history, "a", if n % 2 == 0 { Verdict::Allowed } else { Verdict::Denied });
+        }
+        history.forget_older(30);
+        let kept: Vec<_> = history.newest_first().map(|check| check.seq).collect();
+        assert_eq!(kept, (20..=30).rev().collect::<Vec<_>>());
+        assert_eq!(history.forgotten(), 19);
+        history.forget_older(1_000);
+        assert_eq!((history.kept(), history.bytes(), history.forgotten()), (0, 0, 30));
     }
 }

@@ -7,17 +7,19 @@
 //!
 //! What loads and attaches decides, never a kernel version. Each step down is a named [`Degradation`].
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use sandboxd_ebpf::{
-    CAP_CAPABLE, COUNTERS_MAP, Counters, FEXIT_PROGRAM, KPROBE_PROGRAM, KRETPROBE_PROGRAM, MISSING,
-    REGS_ARGS, REGS_NR, RESULTS_FROM, RING_MAP, SYS_EXIT, SYS_EXIT_PROGRAM, Syscall, TP_BTF_PROGRAM,
-    UPID_SIZE,
+    ALL_CAPABILITIES, CAP_CAPABLE, COUNTERS_MAP, Counters, FEXIT_PROGRAM, FLOWS_MAP, KPROBE_PROGRAM,
+    KRETPROBE_PROGRAM, MISSING, REGS_ARGS, REGS_NR, RESULTS_FROM, RING_MAP, SYS_EXIT, SYS_EXIT_PROGRAM,
+    Syscall, TP_BTF_PROGRAM, UPID_SIZE, USAGE_MAP, WATCHED_MAP,
 };
 
 use super::btf::Btf;
+use super::held::Flows;
 use super::status::{Degradation, ResultsThrough, Rung, SyscallResults};
+use super::usage::UsageMaps;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("SANDBOXD_EBPF_OBJECT"));
 
@@ -45,6 +47,9 @@ pub struct Attached {
     pub results: Option<ResultsThrough>,
     pub ring: RingBuf<MapData>,
     pub counters: CounterMap,
+    pub flows: Flows,
+    /// `None`: not asked for.
+    pub usage: Option<UsageMaps>,
     /// Attached for as long as this lives.
     pub program: Ebpf,
 }
@@ -56,7 +61,7 @@ pub struct CounterMap(PerCpuArray<MapData, PodCounters>);
 #[repr(transparent)]
 struct PodCounters(Counters);
 
-// SAFETY: Counters is repr(C), three u64 without padding; any bit pattern is a value.
+// SAFETY: Counters is repr(C), five u64 without padding; any bit pattern is a value.
 unsafe impl aya::Pod for PodCounters {}
 
 impl CounterMap {
@@ -67,6 +72,8 @@ impl CounterMap {
             produced: sum.produced + cpu.produced,
             lost: sum.lost + cpu.lost,
             filtered: sum.filtered + cpu.filtered,
+            held_allowed: sum.held_allowed + cpu.held_allowed,
+            held_denied: sum.held_denied + cpu.held_denied,
         })
     }
 }
@@ -81,8 +88,9 @@ struct Offsets {
 pub fn attach(
     rungs: &[Rung],
     results: SyscallResults,
+    all_capabilities: bool,
 ) -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
-    let result = climb(rungs, results);
+    let result = climb(rungs, results, all_capabilities);
     give_memory_back();
     result
 }
@@ -97,7 +105,11 @@ fn give_memory_back() {
     }
 }
 
-fn climb(rungs: &[Rung], results: SyscallResults) -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
+fn climb(
+    rungs: &[Rung],
+    results: SyscallResults,
+    all_capabilities: bool,
+) -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
     let data = std::fs::read(VMLINUX_BTF)
         .map_err(|e| vec![Degradation::NoBtf { problem: format!("{VMLINUX_BTF}: {e}") }])?;
     let offsets = offsets(&data).map_err(|d| vec![d])?;
@@ -105,7 +117,7 @@ fn climb(rungs: &[Rung], results: SyscallResults) -> Result<(Attached, Vec<Degra
     let btf = aya::Btf::from_sys_fs().map_err(|e| vec![Degradation::NoBtf { problem: chain(&e) }])?;
     let mut steps = Vec::new();
     for rung in rungs {
-        match attach_on(*rung, &offsets, &btf) {
+        match attach_on(*rung, &offsets, &btf, all_capabilities) {
             Ok(mut attached) => {
                 attached.results = read_results(results, &mut attached.program, &btf, &mut steps);
                 steps.extend(offsets.missing);
@@ -117,7 +129,12 @@ fn climb(rungs: &[Rung], results: SyscallResults) -> Result<(Attached, Vec<Degra
     Err(steps)
 }
 
-fn attach_on(rung: Rung, offsets: &Offsets, btf: &aya::Btf) -> Result<Attached, Degradation> {
+fn attach_on(
+    rung: Rung,
+    offsets: &Offsets,
+    btf: &aya::Btf,
+    all_capabilities: bool,
+) -> Result<Attached, Degradation> {
     let refused = |problem: String| Degradation::Refused { rung, problem };
     let mut loader = EbpfLoader::new();
     loader.btf(Some(btf));
@@ -131,13 +148,23 @@ fn attach_on(rung: Rung, offsets: &Offsets, btf: &aya::Btf) -> Result<Attached, 
     let reported = Syscall::ALL.into_iter().filter(|s| s.result_program().is_some()).map(number);
     let lowest = reported.min().unwrap_or(MISSING);
     loader.override_global(RESULTS_FROM, &lowest, true);
+    let all = u32::from(all_capabilities);
+    loader.override_global(ALL_CAPABILITIES, &all, true);
+    if !all_capabilities {
+        // Its memory is taken in advance.
+        loader.map_max_entries(USAGE_MAP, 1).map_max_entries(WATCHED_MAP, 1);
+    }
     let mut ebpf = loader.load(OBJECT).map_err(|e| refused(chain(&e)))?;
     hang_on(rung, &mut ebpf, btf).map_err(|e| refused(chain(&e)))?;
     let mut take =
         |name: &str| ebpf.take_map(name).ok_or_else(|| refused(format!("the object has no map {name}")));
     let ring = RingBuf::try_from(take(RING_MAP)?).map_err(|e| refused(chain(&e)))?;
     let counters = PerCpuArray::try_from(take(COUNTERS_MAP)?).map_err(|e| refused(chain(&e)))?;
-    Ok(Attached { rung, results: None, ring, counters: CounterMap(counters), program: ebpf })
+    let flows = PerCpuHashMap::try_from(take(FLOWS_MAP)?).map_err(|e| refused(chain(&e)))?;
+    let usage = PerCpuHashMap::try_from(take(USAGE_MAP)?).map_err(|e| refused(chain(&e)))?;
+    let watched = HashMap::try_from(take(WATCHED_MAP)?).map_err(|e| refused(chain(&e)))?;
+    let usage = all_capabilities.then_some(UsageMaps { usage, watched });
+    Ok(Attached { rung, results: None, ring, counters: CounterMap(counters), flows, usage, program: ebpf })
 }
 
 /// Loads and attaches the programs of a rung, and no other.
@@ -335,7 +362,7 @@ mod tests {
         assert_eq!(btf.size_of("CheckRecord"), u32::try_from(size_of::<CheckRecord>()).ok());
         assert_eq!(btf.offset_of("CheckRecord", "fs_type"), Some(96));
         assert_eq!(btf.offset_of("CheckRecord", "comm"), Some(112));
-        assert_eq!(btf.size_of("Counters"), Some(24));
+        assert_eq!(btf.size_of("Counters"), Some(40));
     }
 
     /// The .BTF section of a little-endian ELF64 object.

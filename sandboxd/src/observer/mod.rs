@@ -16,7 +16,6 @@
 //! its syscall fail (those known not to are called incidental), and whoever saw an EPERM without one asks
 //! [`Observer::explain_failure`], which then looks at the mount table.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,6 +29,9 @@ mod btf;
 pub mod check;
 pub mod covering;
 pub mod explain;
+mod follow;
+#[cfg(feature = "observer")]
+mod held;
 mod history;
 pub mod inventory;
 #[cfg(feature = "observer")]
@@ -42,34 +44,54 @@ pub mod ownership;
 mod reader;
 pub mod reason;
 mod results;
+#[cfg(feature = "observer")]
+mod sampling;
+#[cfg(feature = "observer")]
+mod sieve;
 pub mod status;
+mod tally;
+#[cfg(feature = "observer")]
+mod usage;
 mod wire;
 
-pub use attribution::{Attribution, NetnsMade, PodKeys, ProcessKey};
+pub use attribution::{Attribution, ContainerKeys, NetnsMade, PodKeys, ProcessKey};
 pub use check::{Check, Verdict};
 pub use covering::{Covering, covering_mounts};
 pub use explain::Explanation;
-pub use history::CheckFilter;
+pub use follow::follow_containers;
+pub use history::{Bounds, CheckFilter};
 pub use reason::Reason;
 pub use status::{Degradation, ResultsThrough, Rung, State, Status, SyscallResults};
+pub use tally::{AllCapabilities, CapabilityCount, CapabilityCounts, PodCounts};
 
-use crate::pod::model::PodId;
+use crate::container::model::ContainerId;
+use crate::pod::model::{NsInode, PodId};
+use crate::pod::now_ns;
 use history::History;
+use tally::{Kept, Tally, Told};
 
 /// How the observer is to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObserverSettings {
     pub enabled: bool,
-    /// Checks kept for history and explanation; one takes about 400 bytes.
-    pub history: usize,
+    /// What is kept for history and explanation; a check takes about 600 bytes.
+    pub history: Bounds,
     /// Ways to see the checks, tried in this order.
     pub rungs: Vec<Rung>,
     pub results: SyscallResults,
+    /// Count all checks of the containers, not only those in syscalls of mounting and of namespaces.
+    pub all_capabilities: bool,
 }
 
 impl Default for ObserverSettings {
     fn default() -> Self {
-        Self { enabled: true, history: 4096, rungs: Rung::LADDER.to_vec(), results: SyscallResults::Auto }
+        Self {
+            enabled: true,
+            history: Bounds::default(),
+            rungs: Rung::LADDER.to_vec(),
+            results: SyscallResults::Auto,
+            all_capabilities: false,
+        }
     }
 }
 
@@ -95,22 +117,15 @@ struct Shared {
     subscribers: broadcast::Sender<Arc<Check>>,
     /// Told once after each batch.
     batches: watch::Sender<()>,
-    pods: Mutex<HashMap<PodId, PodCounts>>,
+    /// Told which pods had checks that were only counted, at most once a second.
+    sampled: watch::Sender<Arc<Vec<PodId>>>,
+    tally: Mutex<Tally>,
+    /// Kept one by one.
     seen: AtomicU64,
+    sampled_out: AtomicU64,
     allowed: AtomicU64,
     denied: AtomicU64,
 }
-
-/// Counted since the pod was first seen, whatever the history forgets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PodCounts {
-    pub allowed: u64,
-    /// Denied by a check that decides, or refused without a denied check.
-    pub denied: u64,
-}
-
-/// Pods whose checks are counted; beyond it those are dropped that attribution has forgotten.
-const PODS_COUNTED: usize = 4096;
 
 impl Observer {
     /// Loads the program and starts reading. Never fails: a daemon that sees nothing still serves, and
@@ -126,8 +141,10 @@ impl Observer {
                 history: Mutex::new(History::new(settings.history)),
                 subscribers: broadcast::Sender::new(SUBSCRIBER_LAG),
                 batches: watch::Sender::new(()),
-                pods: Mutex::default(),
+                sampled: watch::Sender::new(Arc::default()),
+                tally: Mutex::default(),
                 seen: AtomicU64::new(0),
+                sampled_out: AtomicU64::new(0),
                 allowed: AtomicU64::new(0),
                 denied: AtomicU64::new(0),
             })
@@ -138,7 +155,7 @@ impl Observer {
         #[cfg(not(feature = "observer"))]
         return Self::blind(shared(State::NotBuiltIn, None, Vec::new()));
         #[cfg(feature = "observer")]
-        match loader::attach(&settings.rungs, settings.results) {
+        match loader::attach(&settings.rungs, settings.results, settings.all_capabilities) {
             Err(steps) => Self::blind(shared(State::Unavailable, None, steps)),
             Ok((attached, steps)) => {
                 let shared = shared(State::Running(attached.rung), attached.results, steps);
@@ -168,16 +185,26 @@ impl Observer {
         let degradations = lock(&self.shared.degradations).clone();
         // Before the kernel's: whatever was seen by now has been produced.
         let count = |counter: &AtomicU64| counter.load(Ordering::Acquire);
-        let (seen, allowed, denied) =
-            (count(&self.shared.seen), count(&self.shared.allowed), count(&self.shared.denied));
+        let (seen, sampled_out) = (count(&self.shared.seen), count(&self.shared.sampled_out));
+        let (allowed, denied) = (count(&self.shared.allowed), count(&self.shared.denied));
+        let kernel = self.counters();
+        let (kept, bytes, forgotten) = {
+            let mut history = lock(&self.shared.history);
+            history.forget_older(now_ns());
+            (history.kept(), history.bytes(), history.forgotten())
+        };
         Status {
             state,
             results: self.shared.results,
             message: Status::sentence(state, self.shared.results, &degradations),
-            kernel: self.counters(),
+            kernel,
             seen,
-            allowed,
-            denied,
+            sampled_out: sampled_out + kernel.held(),
+            allowed: allowed + kernel.held_allowed,
+            denied: denied + kernel.held_denied,
+            kept,
+            history_bytes: bytes,
+            forgotten,
             degradations,
         }
     }
@@ -188,10 +215,21 @@ impl Observer {
         self.shared.subscribers.subscribe()
     }
 
+    /// The pods of which checks were only counted since the last time, told at most once a second: their counts
+    /// have moved without a check that subscribers hear of.
+    #[must_use]
+    pub fn sampled(&self) -> watch::Receiver<Arc<Vec<PodId>>> {
+        self.shared.sampled.subscribe()
+    }
+
     /// The recorded checks that the filter takes, newest last.
     #[must_use]
     pub fn history(&self, filter: &CheckFilter) -> Vec<Arc<Check>> {
-        let newest_first: Vec<_> = lock(&self.shared.history).newest_first().cloned().collect();
+        let newest_first: Vec<_> = {
+            let mut history = lock(&self.shared.history);
+            history.forget_older(now_ns());
+            history.newest_first().cloned().collect()
+        };
         history::select(newest_first.into_iter().map(|check| self.shared.attributed(check)), filter)
     }
 
@@ -210,7 +248,63 @@ impl Observer {
     /// How many of a pod's checks were allowed, and how many were not.
     #[must_use]
     pub fn counts(&self, pod: &PodId) -> PodCounts {
-        lock(&self.shared.pods).get(pod).copied().unwrap_or_default()
+        lock(&self.shared.tally).pod(pod)
+    }
+
+    /// How a container asked for capabilities, as far as the recorded syscalls show.
+    #[must_use]
+    pub fn capabilities(&self, pod: &PodId, container: &ContainerId) -> CapabilityCounts {
+        lock(&self.shared.tally).container(pod, container)
+    }
+
+    /// Counts all checks made in a container's mount namespace from now on. `false`: not asked for.
+    pub fn watch_container(&self, id: &ContainerId, mntns: NsInode) -> bool {
+        #[cfg(feature = "observer")]
+        if let Some(mut usage) = self.reader.as_ref().and_then(|reader| reader.usage()) {
+            return usage.watch(id, mntns);
+        }
+        let _ = (id, mntns);
+        false
+    }
+
+    /// The container has ended: its namespace may be another's from now on. What was counted stays.
+    pub fn unwatch_container(&self, id: &ContainerId) {
+        #[cfg(feature = "observer")]
+        if let Some(mut usage) = self.reader.as_ref().and_then(|reader| reader.usage()) {
+            usage.unwatch(id);
+        }
+        let _ = id;
+    }
+
+    pub fn forget_container(&self, id: &ContainerId) {
+        #[cfg(feature = "observer")]
+        if let Some(mut usage) = self.reader.as_ref().and_then(|reader| reader.usage()) {
+            usage.forget(id);
+        }
+        let _ = id;
+    }
+
+    /// All checks of a container, whatever the syscall, and since when; `None` where they are not counted.
+    #[must_use]
+    pub fn all_capabilities(&self, id: &ContainerId) -> Option<AllCapabilities> {
+        #[cfg(feature = "observer")]
+        if let Some(usage) = self.reader.as_ref().and_then(|reader| reader.usage()) {
+            return usage.of(id);
+        }
+        let _ = id;
+        None
+    }
+
+    /// As [`Observer::capabilities`], of the processes of a pod that are no container's: "infra", "shim", or "".
+    #[must_use]
+    pub fn capabilities_of_role(&self, pod: &PodId, role: &str) -> CapabilityCounts {
+        lock(&self.shared.tally).role(pod, role)
+    }
+
+    /// All checks by verdict and code of the reason (empty for what was allowed), kept one by one or not.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<(&'static str, &'static str, u64)> {
+        lock(&self.shared.tally).reasons()
     }
 
     /// The pods that checks are attributed to.
@@ -280,10 +374,11 @@ impl Observer {
     pub async fn caught_up(&self, patience: Duration) -> bool {
         // The ring is read in order: once as many were read as were produced and not lost by now, so were
         // all those of syscalls that have returned by now.
-        let Counters { produced, lost, .. } = self.counters();
+        let counters = self.counters();
+        let reported = counters.produced.saturating_sub(counters.lost + counters.held());
         let mut batches = self.shared.batches.subscribe();
         let all_read = async {
-            while self.shared.seen.load(Ordering::Acquire) < produced.saturating_sub(lost) {
+            while self.shared.read() < reported {
                 if batches.changed().await.is_err() {
                     return;
                 }
@@ -302,10 +397,15 @@ impl Observer {
 }
 
 impl Shared {
+    /// Taken from the ring.
+    fn read(&self) -> u64 {
+        self.seen.load(Ordering::Acquire) + self.sampled_out.load(Ordering::Acquire)
+    }
+
     /// Keeps a check and tells the subscribers.
     fn record(&self, make: impl FnOnce(u64) -> Option<Check>) -> Option<Arc<Check>> {
         let check = lock(&self.history).push(make)?;
-        self.count(&check);
+        self.count(&Told::of(&check), 1, check.time_ns, Kept::OneByOne);
         // An error means that nobody listens.
         let _ = self.subscribers.send(check.clone());
         Some(check)
@@ -326,19 +426,15 @@ impl Shared {
         self.record(move |seq| Some(Check { seq, ..refused }))
     }
 
-    fn count(&self, check: &Check) {
-        let Some(pod) = &check.pod else { return };
-        let mut pods = lock(&self.pods);
-        if pods.len() >= PODS_COUNTED && !pods.contains_key(&pod.id) {
-            pods.retain(|id, _| self.attribution.knows(id));
-        }
-        let counts = pods.entry(pod.id.clone()).or_default();
-        match check.verdict {
-            Verdict::Allowed => counts.allowed += 1,
-            // A check the syscall gets along without is no denial an operator should look at.
-            Verdict::Denied if !check.reason.as_ref().is_some_and(Reason::is_decisive) => {}
-            Verdict::Denied | Verdict::Refused => counts.denied += 1,
-        }
+    fn count(&self, told: &Told, n: u64, last_ns: i64, kept: Kept) {
+        lock(&self.tally).add(told, n, last_ns, kept, &self.attribution);
+        let of_verdict = match told.verdict {
+            Verdict::Allowed => &self.allowed,
+            Verdict::Denied => &self.denied,
+            // Not a check of the kernel's: the one that passed was counted.
+            Verdict::Refused => return,
+        };
+        of_verdict.fetch_add(n, Ordering::Relaxed);
     }
 
     /// The check with its pod, where that has become known since: a pod's first checks are made before the

@@ -50,6 +50,9 @@ const CAPABILITIES: [&str; 41] = [
 pub const CAP_SYS_CHROOT: u32 = 18;
 pub const CAP_SYS_ADMIN: u32 = 21;
 
+/// The last number that can have a name one day: sets of capabilities have 64 bits.
+pub const CAPABILITY_LAST: u32 = 63;
+
 /// The name of a capability; a number newer than this table stays a number.
 #[must_use]
 pub fn capability(number: u32) -> String {

@@ -2,22 +2,20 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rustix::event::Timespec;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
-use rustix::time::{ClockId, Timespec, clock_gettime};
-use sandboxd_ebpf::{CheckRecord, Counters, Syscall};
+use sandboxd_ebpf::{CheckRecord, Counters};
 
-use super::check::{Check, Verdict};
+use super::held::Held;
 use super::loader::{Attached, CounterMap};
-use super::opened::OpenedTypes;
-use super::reason::Reason;
-use super::results::{self, Held};
+use super::sieve::Sieve;
 use super::status::Degradation;
+use super::usage::Usage;
 use super::{Shared, lock};
 
 /// How long records gather after the first one woke the reader. The kernel wakes a reader for each record
@@ -25,12 +23,10 @@ use super::{Shared, lock};
 /// what a machine produces meanwhile.
 const GATHER: Duration = Duration::from_micros(300);
 
-/// [`Held::LONGEST`] for poll(2).
-const HELD_LONGEST: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
-
 /// Stops, and detaches the program, when dropped.
 pub(super) struct Reader {
     counters: Mutex<CounterMap>,
+    usage: Option<Mutex<Usage>>,
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
     /// Keeps the program attached.
@@ -46,17 +42,22 @@ impl std::fmt::Debug for Reader {
 impl Reader {
     pub fn start(attached: Attached, shared: Arc<Shared>) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let Attached { rung: _, results, ring, counters, program } = attached;
+        let Attached { rung: _, results, ring, counters, flows, usage, program } = attached;
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("observer".to_string()).spawn(move || {
-            let opened = OpenedTypes::default();
-            let held = results.map(|_| Held::default());
-            let mut drain = Drain { ring, shared, opened, held };
+            before_others();
+            let mut drain = Drain { ring, sieve: Sieve::new(shared, Held::new(flows), results) };
             if let Err(error) = drain.run(&stopped) {
-                drain.shared.degrade(Degradation::ReaderGone { problem: error.to_string() });
+                drain.sieve.shared.degrade(Degradation::ReaderGone { problem: error.to_string() });
             }
         })?;
-        Ok(Self { counters: Mutex::new(counters), stop, thread: Some(thread), _program: program })
+        let usage = usage.map(|maps| Mutex::new(Usage::new(maps)));
+        Ok(Self { counters: Mutex::new(counters), usage, stop, thread: Some(thread), _program: program })
+    }
+
+    /// `None`: not asked for.
+    pub fn usage(&self) -> Option<MutexGuard<'_, Usage>> {
+        self.usage.as_ref().map(lock)
     }
 
     pub fn counters(&self) -> Counters {
@@ -74,12 +75,17 @@ impl Drop for Reader {
     }
 }
 
+/// On a machine with more to do than CPUs the ring is full before an ordinary thread runs again. Without the
+/// privilege it stays one.
+fn before_others() {
+    const NICE: i32 = -10;
+    // SAFETY: no memory is touched; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+}
+
 struct Drain {
     ring: aya::maps::RingBuf<aya::maps::MapData>,
-    shared: Arc<Shared>,
-    opened: OpenedTypes,
-    /// Where results are read.
-    held: Option<Held>,
+    sieve: Sieve,
 }
 
 impl Drain {
@@ -90,96 +96,25 @@ impl Drain {
                 PollFd::new(&self.ring, PollFlags::IN),
                 PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
             ];
-            let waiting = self.held.as_ref().is_some_and(|held| !held.is_empty());
-            match poll(&mut fds, waiting.then_some(&HELD_LONGEST)) {
+            // What was only counted is told of in time also when nothing follows.
+            let patience = self.sieve.patience().and_then(|wait| Timespec::try_from(wait).ok());
+            match poll(&mut fds, patience.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
             if !fds[1].revents().is_empty() {
                 self.batch();
-                let rest = self.held.as_mut().map(Held::all).unwrap_or_default();
-                rest.into_iter().for_each(|check| keep(&self.shared, check));
+                self.sieve.release_all();
                 return Ok(());
             }
+            self.sieve.sweep();
             std::thread::sleep(GATHER);
         }
     }
 
-    /// Takes all there is.
+    /// Takes all there is, some at a time: whoever tells of pods waits meanwhile.
     fn batch(&mut self) {
-        let boot_to_epoch_ns = now(ClockId::Realtime).saturating_sub(now(ClockId::Boottime));
-        let mut any = false;
-        while let Some(record) = self.next() {
-            any = true;
-            match record.map(|record| (record, record.result())) {
-                Some((record, Some(errno))) => self.result(&record, errno),
-                Some((record, None)) => self.check(&record, boot_to_epoch_ns),
-                None => seen(&self.shared),
-            }
-        }
-        let late = self.held.as_mut().map(|held| held.overdue(Instant::now())).unwrap_or_default();
-        any |= !late.is_empty();
-        late.into_iter().for_each(|check| keep(&self.shared, check));
-        if any {
-            self.shared.batches.send_replace(());
-        }
+        let Self { ring, sieve } = self;
+        while sieve.take(|| CheckRecord::from_bytes(&ring.next()?).into()) {}
     }
-
-    /// The next record, `None` inside for one of another version of the object.
-    fn next(&mut self) -> Option<Option<CheckRecord>> {
-        self.ring.next().map(|item| CheckRecord::from_bytes(&item))
-    }
-
-    fn check(&mut self, record: &CheckRecord, boot_to_epoch_ns: i64) {
-        let Self { shared, opened, held, .. } = self;
-        let Some(mut check) = Check::from_record(record, 0, boot_to_epoch_ns) else { return seen(shared) };
-        opened.follow(&mut check);
-        check.pod = shared.attribution.of_check(&check);
-        check.reason = Reason::of(&check).map(|reason| reason.for_pod(check.pod.is_some()));
-        match held {
-            Some(held) if results::is_reported(check.syscall) => {
-                if let Some(pushed_out) = held.hold(check, Instant::now()) {
-                    keep(shared, pushed_out);
-                }
-            }
-            _ => keep(shared, check),
-        }
-    }
-
-    /// A syscall has returned: its checks are complete.
-    fn result(&mut self, record: &CheckRecord, errno: i32) {
-        let (Some(held), Some(syscall)) = (&mut self.held, Syscall::from_raw(record.syscall)) else { return };
-        let released = held.returned(record.tid.cast_signed(), syscall, errno);
-        let passed = results::refused(&released).cloned();
-        let count = released.len();
-        released.into_iter().for_each(|check| put(&self.shared, check));
-        if let Some(passed) = passed {
-            self.shared.refuse(&passed, passed.pod.is_some());
-        }
-        // Whoever waits for the checks finds the refusal too.
-        (0..count).for_each(|_| seen(&self.shared));
-    }
-}
-
-/// Keeps a check that nothing more is to be said about.
-fn keep(shared: &Shared, check: Check) {
-    put(shared, check);
-    seen(shared);
-}
-
-fn put(shared: &Shared, check: Check) {
-    if let Some(check) = shared.record(|seq| Some(Check { seq, ..check })) {
-        let verdicts = if check.verdict == Verdict::Allowed { &shared.allowed } else { &shared.denied };
-        verdicts.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Last: whoever sees the count finds the check.
-fn seen(shared: &Shared) {
-    shared.seen.fetch_add(1, Ordering::Release);
-}
-
-fn now(clock: ClockId) -> i64 {
-    let time = clock_gettime(clock);
-    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
 }

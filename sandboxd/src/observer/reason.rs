@@ -90,6 +90,21 @@ impl Reason {
         }
     }
 
+    /// Memory it takes beside itself, about.
+    #[must_use]
+    pub fn heap(&self) -> usize {
+        match self {
+            Self::NotAPodProcess(inner) => size_of::<Self>() + inner.heap(),
+            Self::TooRevealing { fs_type, covering: Covering::Mounts(mounts) } => {
+                let strings = mounts.iter().map(|(path, kind)| path.as_os_str().len() + kind.len());
+                fs_type.len()
+                    + mounts.capacity() * size_of::<(std::path::PathBuf, String)>()
+                    + strings.sum::<usize>()
+            }
+            _ => 16,
+        }
+    }
+
     /// Whether this is what made the syscall fail.
     #[must_use]
     pub fn is_decisive(&self) -> bool {

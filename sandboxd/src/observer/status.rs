@@ -135,12 +135,18 @@ pub struct Status {
     pub results: Option<ResultsThrough>,
     /// One sentence for an operator.
     pub message: String,
-    /// What the program counted in the kernel: `produced == seen + lost` once the ring is drained.
+    /// What the program counted in the kernel: `produced == seen + sampled_out + lost` once the ring is drained.
     pub kernel: Counters,
-    /// Checks taken from the ring, and of them those allowed and denied.
+    /// Checks kept one by one, and those only counted, here or in the kernel.
     pub seen: u64,
+    pub sampled_out: u64,
+    /// Of both together, those allowed and denied.
     pub allowed: u64,
     pub denied: u64,
+    /// What the history has now, its memory (about), and what has left it.
+    pub kept: usize,
+    pub history_bytes: usize,
+    pub forgotten: u64,
     pub degradations: Vec<Degradation>,
 }
 

@@ -87,9 +87,9 @@ impl From<&Status> for console::Observer {
             allowed: status.allowed,
             denied: status.denied,
             degradations: status.degradations.iter().map(Into::into).collect(),
-            sampled_out: 0,
-            history_bytes: 0,
-            forgotten: 0,
+            sampled_out: status.sampled_out,
+            history_bytes: status.history_bytes as u64,
+            forgotten: status.forgotten,
         }
     }
 }

@@ -155,6 +155,10 @@ pub enum StepName {
 }
 
 impl StepName {
+    /// In the order of [`FlowKind::RuntimeFirst`].
+    pub const ALL: [Self; 6] =
+        [Self::Reserved, Self::Configured, Self::Created, Self::Networked, Self::Started, Self::Ready];
+
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -46,7 +46,7 @@ fn what_is_seen_and_lost_adds_up_to_what_was_produced() {
         }
         eventually("the counts add up", async || {
             let now = state().await?;
-            Ok(now.produced == now.seen + now.lost && now.seen > before.seen)
+            Ok(now.produced == now.seen + now.sampled_out + now.lost && now.seen > before.seen)
         })
         .await
     });

@@ -36,9 +36,10 @@ pub async fn watched(node: &Node, report: &mut Report) -> Result<()> {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let after = state().await?;
     report.note(&format!(
-        "the loops produced {} recorded checks: {} seen, {} lost",
+        "the loops produced {} checks: {} kept one by one, {} only counted, {} lost",
         after.produced - before.produced,
         after.seen - before.seen,
+        after.sampled_out - before.sampled_out,
         after.lost - before.lost
     ));
     Ok(())

@@ -1,0 +1,51 @@
+//! Counts every capability check of the containers, whatever syscall it is made in: on request only, for it costs
+//! each check of the machine a look-up.
+
+use aya_ebpf::Global;
+use aya_ebpf::btf_maps::{HashMap, PerCpuHashMap};
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::macros::btf_map;
+use sandboxd_ebpf::{USAGE_MOST, Usage, UsageKey, WATCHED_MOST};
+
+use crate::kernel::{self, Ptr, Typed};
+
+/// Not 0: on.
+#[unsafe(no_mangle)]
+static ALL_CAPABILITIES: Global<u32> = Global::new(0);
+
+/// The mount namespaces of the containers; the daemon writes them.
+#[btf_map]
+static WATCHED: HashMap<u32, u32, { WATCHED_MOST as usize }> = HashMap::new();
+
+#[btf_map]
+static USAGE: PerCpuHashMap<UsageKey, Usage, { USAGE_MOST as usize }> = PerCpuHashMap::new();
+
+#[inline(always)]
+pub fn is_on() -> bool {
+    ALL_CAPABILITIES.load() != 0
+}
+
+#[inline(always)]
+pub fn count(task: Ptr<Typed>, capability: u32, ret: i32) {
+    if !is_on() {
+        return;
+    }
+    let Some(mntns) = kernel::inum(kernel::mntns(task), kernel::MNT_NS.load()) else { return };
+    if WATCHED.get_ptr(mntns).is_none() {
+        return;
+    }
+    let key = UsageKey { mntns, what: UsageKey::what(capability, ret != 0) };
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    match USAGE.get_ptr_mut(&key) {
+        Some(usage) => {
+            // SAFETY: the verifier has seen the null check; the map is per CPU and tracing programs are not
+            // preempted by themselves, so nobody else writes this slot.
+            let usage = unsafe { &mut *usage };
+            usage.count += 1;
+            usage.last_ns = now;
+        }
+        // The map has room for the capabilities that as many containers use as may be watched.
+        None => drop(USAGE.insert(&key, Usage { count: 1, last_ns: now }, 0)),
+    }
+}
