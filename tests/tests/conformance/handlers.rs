@@ -73,6 +73,26 @@ fn runc_runs_what_was_asked_for() {
     });
 }
 
+// What kubelet asks for with critical pods and guaranteed ones: within reach only of a daemon with
+// CAP_SYS_RESOURCE, and a container that runs either way.
+#[test]
+fn runc_takes_a_score_that_is_out_of_reach() {
+    both_on_runc(async |stage| {
+        let request = stage.container("critical").waits().with_resources(|r| r.oom_score_adj = -997);
+        let id = stage.kube.run(&stage.pod, request).await?;
+        let daemon = stage.node.daemon_pid().context("no daemon")?;
+        let status = std::fs::read_to_string(format!("/proc/{daemon}/status"))?;
+        let held = status.lines().find_map(|line| line.strip_prefix("CapPrm:")).context("no CapPrm")?;
+        let may = u64::from_str_radix(held.trim(), 16)? & 1 << 24 != 0;
+        let own = std::fs::read_to_string(format!("/proc/{daemon}/oom_score_adj"))?;
+        let expected = if may { "-997" } else { own.trim() };
+        let shown =
+            stage.kube.asked(&id, &["cat", "/proc/1/oom_score_adj", "/proc/self/oom_score_adj"]).await?;
+        ensure!(shown.lines().all(|line| line == expected), "{shown:?}, expected {expected}");
+        Ok(())
+    });
+}
+
 #[test]
 fn runc_executes_and_stops_with_grace() {
     both_on_runc(async |stage| {

@@ -9,7 +9,7 @@ use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxResource
 use rustix::mount::{OpenTreeFlags, open_tree};
 use sandboxd_shim::plan::oci::{OciExecCgroups, OciPlan, OciRuntime};
 
-use super::{Line, SubCgroups};
+use super::{Line, SubCgroups, oom};
 use crate::pod::model::NsKind;
 use crate::runtime::RuntimeError;
 use crate::runtime::native::cgroups;
@@ -109,6 +109,11 @@ pub fn make(line: &Line, dir: &Path, plan: TaskPlan, pod: Pod) -> Result<Bundle,
     };
     only_devices(&mut linux);
     spec.set_linux(Some(linux));
+    if let Some(process) = spec.process_mut()
+        && let Some(said) = oom::within_reach(process)
+    {
+        tracing::info!(container = %plan.id, "the container is not all that was asked for: {said}");
+    }
     write(dir, &spec)?;
     let plan = OciPlan {
         id: plan.id.as_str().to_owned(),

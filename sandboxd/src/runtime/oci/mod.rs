@@ -12,6 +12,7 @@
 mod bundle;
 mod infra;
 mod leftovers;
+mod oom;
 mod probe;
 mod task;
 mod words;

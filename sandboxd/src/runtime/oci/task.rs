@@ -11,7 +11,7 @@ use sandboxd_shim::proto::{Reply, Request};
 
 use super::bundle::{self, Bundle, Pod};
 use super::words::told;
-use super::{Line, leftovers};
+use super::{Line, leftovers, oom};
 use crate::container::model::ContainerId;
 use crate::runtime::RuntimeError;
 use crate::runtime::native::container_failure;
@@ -145,14 +145,18 @@ impl Task for OciTask {
     }
 
     async fn exec(&self, plan: ExecPlan) -> Result<Arc<dyn Process>, RuntimeError> {
-        let process = serde_json::to_vec(&plan.process).map_err(|error| RuntimeError::Io {
+        let mut process = plan.process;
+        // Said when the container was made.
+        let _ = oom::within_reach(&mut process);
+        let terminal = process.terminal().unwrap_or(false);
+        let process = serde_json::to_vec(&process).map_err(|error| RuntimeError::Io {
             action: "writing the process as JSON".into(),
             source: error.into(),
         })?;
         let request = Request::ExecOci(Box::new(OciExecPlan {
             container: self.id.as_str().to_owned(),
             process,
-            terminal: plan.process.terminal().unwrap_or(false),
+            terminal,
             stdin: plan.wanted.stdin,
             stdout: plan.wanted.stdout,
             stderr: plan.wanted.stderr,
