@@ -10,14 +10,23 @@
 //! A feed runs as a task of its own and speaks over two bounded channels. The console is read slowly? Then the
 //! channel fills, HTTP/2's window closes, and the daemon answers with `Lagged` and a fresh snapshot.
 
+mod act;
 pub mod backoff;
+mod connect;
+pub mod feeds;
 pub mod live;
+pub mod log;
 pub mod replay;
+pub mod target;
 
 use std::time::Duration;
 
-use sandboxd_api::console::{ExplainCheckResponse, Timeline, WatchResponse};
-use tokio::sync::mpsc;
+use sandboxd_api::console::{ExplainCheckResponse, LogLine, Timeline, WatchResponse};
+use tokio::sync::{mpsc, watch};
+use tonic::transport::Channel;
+
+use crate::actions::Action;
+use log::Follow;
 
 /// Messages between the feed and the console before the feed waits.
 pub const CHANNEL: usize = 1024;
@@ -40,6 +49,19 @@ pub enum FeedEvent {
         pod_id: String,
         answer: Result<Timeline, String>,
     },
+    /// More of the log that is followed.
+    Log {
+        container_id: String,
+        lines: Vec<LogLine>,
+    },
+    LogEnded {
+        container_id: String,
+        ended: Result<(), String>,
+    },
+    Acted {
+        action: Action,
+        answer: Result<(), String>,
+    },
     /// The recording is at its end.
     Ended,
     /// Something to tell the operator that stops nothing, e.g. a recording that cannot be written.
@@ -51,6 +73,27 @@ pub enum FeedEvent {
 pub enum Request {
     Explain { seq: u64 },
     Timeline { pod_id: String },
+    /// Follows a log, instead of the one before.
+    Follow(Follow),
+    /// Follows none any more.
+    Unfollow,
+    Act(Action),
+}
+
+impl Request {
+    /// The answer where nobody can answer; `None` where none is waited for.
+    fn refused(self, why: &str) -> Option<FeedEvent> {
+        let why = || why.to_owned();
+        Some(match self {
+            Self::Explain { seq } => FeedEvent::Explained { seq, answer: Err(why()) },
+            Self::Timeline { pod_id } => FeedEvent::Timeline { pod_id, answer: Err(why()) },
+            Self::Follow(Follow { container_id, .. }) => {
+                FeedEvent::LogEnded { container_id, ended: Err(why()) }
+            }
+            Self::Unfollow => return None,
+            Self::Act(action) => FeedEvent::Acted { action, answer: Err(why()) },
+        })
+    }
 }
 
 /// The console's end of a feed.
@@ -58,6 +101,8 @@ pub enum Request {
 pub struct Feed {
     pub events: mpsc::Receiver<FeedEvent>,
     pub requests: mpsc::Sender<Request>,
+    /// The connection, while there is one.
+    pub channel: watch::Receiver<Option<Channel>>,
 }
 
 /// Nanoseconds since the Unix epoch.

@@ -16,7 +16,7 @@ use crate::theme::WRONG;
 /// Fields of a pod that `field:value` can name.
 pub const POD_FIELDS: &[&str] = &[
     "name", "ns", "state", "owner", "verdict", "sysfs", "ip", "handler", "flow", "id", "userns", "netns",
-    "range", "pid", "label",
+    "range", "pid", "label", "node",
 ];
 /// Fields of a check; those of its pod work too.
 pub const CHECK_FIELDS: &[&str] =
@@ -81,12 +81,12 @@ impl Filter {
         self.terms.is_empty()
     }
 
-    pub fn pod(&self, pod: &Pod) -> bool {
+    pub fn pod(&self, pod: &Pod, model: &Model) -> bool {
         self.terms.iter().all(|term| {
             let hit = match &term.test {
                 Test::Text(text) => pod_text(pod).to_lowercase().contains(text),
                 Test::Pattern(pattern) => pattern.is_match(&pod_text(pod)),
-                Test::Field(field, value) => pod_field(pod, field, value),
+                Test::Field(field, value) => pod_field(pod, field, value, model),
             };
             hit != term.negated
         })
@@ -97,8 +97,8 @@ impl Filter {
             let hit = match &term.test {
                 Test::Text(text) => check_text(check).to_lowercase().contains(text),
                 Test::Pattern(pattern) => pattern.is_match(&check_text(check)),
-                Test::Field(field, value) => check_field(check, field, value).unwrap_or_else(|| {
-                    model.pod(Some(&check.pod_id)).is_some_and(|pod| pod_field(pod, field, value))
+                Test::Field(field, value) => check_field(check, field, value, model).unwrap_or_else(|| {
+                    model.pod(Some(&check.pod_id)).is_some_and(|pod| pod_field(pod, field, value, model))
                 }),
             };
             hit != term.negated
@@ -161,7 +161,7 @@ fn pod_text(pod: &Pod) -> String {
     )
 }
 
-fn pod_field(pod: &Pod, field: &str, value: &str) -> bool {
+fn pod_field(pod: &Pod, field: &str, value: &str, model: &Model) -> bool {
     let has = |text: &str| text.to_lowercase().contains(value);
     match field {
         "name" => has(&pod.name),
@@ -180,10 +180,16 @@ fn pod_field(pod: &Pod, field: &str, value: &str) -> bool {
         "userns" => facts::inode(pod, "user").to_string().contains(value),
         "netns" => facts::inode(pod, "net").to_string().contains(value),
         "range" => has(&facts::range(pod)),
+        "node" => on_node(model, value),
         "pid" => pod.processes.iter().any(|process| process.pid.to_string() == value),
         "label" => pod.labels.iter().any(|(key, set)| has(&format!("{key}={set}"))),
         _ => false,
     }
+}
+
+/// By what the operator calls the node or by what it calls itself.
+fn on_node(model: &Model, value: &str) -> bool {
+    [&model.label, &model.node.name].into_iter().any(|name| name.to_lowercase().contains(value))
 }
 
 fn check_text(check: &Check) -> String {
@@ -202,7 +208,7 @@ fn check_text(check: &Check) -> String {
 }
 
 /// `None`: not a field of a check, so the pod is asked.
-fn check_field(check: &Check, field: &str, value: &str) -> Option<bool> {
+fn check_field(check: &Check, field: &str, value: &str, model: &Model) -> Option<bool> {
     let has = |text: &str| text.to_lowercase().contains(value);
     Some(match field {
         "verdict" => facts::verdict(check) == value,
@@ -216,6 +222,7 @@ fn check_field(check: &Check, field: &str, value: &str) -> Option<bool> {
         "target" => check.target_userns.to_string() == value,
         "ns" => check.pod_name.split('/').next().is_some_and(|ns| ns.to_lowercase() == value),
         "name" => has(&check.pod_name),
+        "node" => on_node(model, value),
         _ => return None,
     })
 }

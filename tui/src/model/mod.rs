@@ -14,6 +14,7 @@
 pub mod clean;
 pub mod facts;
 pub mod filter;
+pub mod log;
 pub mod sort;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +31,8 @@ pub const EVENT_HISTORY: usize = 2_000;
 
 #[derive(Debug, Default)]
 pub struct Model {
+    /// What the operator calls the node.
+    pub label: String,
     pub node: Node,
     pub observer: Observer,
     pub pods: BTreeMap<String, Pod>,
@@ -46,6 +49,8 @@ pub struct Model {
     pub time_ns: i64,
     /// Grows whenever pods or the node changed, so that what is derived from them is made anew.
     pub revision: u64,
+    /// Grows whenever a pod came or went.
+    pub membership: u64,
 }
 
 impl Model {
@@ -60,6 +65,7 @@ impl Model {
     fn replace(&mut self, mut snapshot: Snapshot) {
         clean::snapshot(&mut snapshot);
         self.revision += 1;
+        self.membership += 1;
         self.filled = true;
         self.time_ns = snapshot.time_ns;
         let node = snapshot.node.unwrap_or_default();
@@ -86,12 +92,15 @@ impl Model {
         self.time_ns = delta.time_ns;
         match delta.change {
             Some(delta::Change::Pod(pod)) => {
-                self.pods.insert(pod.id.clone(), pod);
+                if self.pods.insert(pod.id.clone(), pod).is_none() {
+                    self.membership += 1;
+                }
                 self.revision += 1;
             }
             Some(delta::Change::PodRemoved(id)) => {
                 self.pods.remove(&id);
                 self.revision += 1;
+                self.membership += 1;
             }
             Some(delta::Change::Check(check)) => self.push_check(check),
             Some(delta::Change::Observer(observer)) => self.observer = observer,

@@ -13,6 +13,7 @@ use ratatui::text::{Line, Span};
 use sandboxd_api::console::{Check, check};
 
 use super::{Context, Effect, Hint, Panel, list, why_of_check};
+use crate::fleet::NodeId;
 use crate::model::facts;
 use crate::text;
 
@@ -32,7 +33,7 @@ pub struct Checks {
 /// costs what is new and visible, not the whole history.
 #[derive(Debug, Default)]
 struct Matched {
-    key: (String, bool, i64),
+    key: (NodeId, String, bool, i64),
     scanned_to: u64,
     seqs: Vec<u64>,
 }
@@ -40,7 +41,7 @@ struct Matched {
 impl Matched {
     fn update(&mut self, denied_only: bool, cx: &Context<'_>) {
         let filter = &cx.shared.check_filter;
-        let key = (filter.text().to_owned(), denied_only, cx.model.node.started_at_ns);
+        let key = (cx.node, filter.text().to_owned(), denied_only, cx.model.node.started_at_ns);
         if key != self.key {
             *self = Self { key, ..Self::default() };
         }

@@ -18,6 +18,7 @@ pub const MARGIN: usize = 2;
 fn shape(column: Column) -> (&'static str, usize, bool) {
     match column {
         Column::Name => ("NAME", 12, false),
+        Column::Node => ("NODE", 12, false),
         Column::Namespace => ("NAMESPACE", 11, false),
         Column::State => ("STATE", 10, false),
         Column::Userns => ("USERNS", 10, true),
@@ -35,8 +36,9 @@ fn shape(column: Column) -> (&'static str, usize, bool) {
 }
 
 /// What stays longest as the terminal narrows, first.
-const BY_WEIGHT: [Column; 14] = [
+const BY_WEIGHT: [Column; 15] = [
     Column::Name,
+    Column::Node,
     Column::State,
     Column::Owner,
     Column::Denied,
@@ -67,12 +69,13 @@ pub struct Placed {
     pub width: usize,
 }
 
-/// The columns that fit into `width`, in the table's order; `longest_name` of the names to be shown.
-pub fn layout(width: usize, longest_name: usize) -> Vec<Placed> {
+/// The columns that fit into `width`, in the table's order; `longest_name` of the names to be shown; the node's
+/// only with `several`.
+pub fn layout(width: usize, longest_name: usize, several: bool) -> Vec<Placed> {
     let mut room = width.saturating_sub(MARGIN);
     let mut chosen = Vec::new();
     let mut least_name = shape(Column::Name).1;
-    for column in BY_WEIGHT {
+    for column in BY_WEIGHT.into_iter().filter(|column| several || *column != Column::Node) {
         if chosen.len() == ESSENTIAL {
             // Names that can be read come before more columns.
             let wider = ROOMY_NAME - least_name;
@@ -105,9 +108,10 @@ pub fn layout(width: usize, longest_name: usize) -> Vec<Placed> {
 }
 
 /// Headings of the columns that are not among `placed`.
-pub fn hidden(placed: &[Placed]) -> Vec<&'static str> {
+pub fn hidden(placed: &[Placed], several: bool) -> Vec<&'static str> {
     Column::ALL
         .into_iter()
+        .filter(|column| several || *column != Column::Node)
         .filter(|column| placed.iter().all(|placed| placed.column != *column))
         .map(|column| shape(column).0)
         .collect()
@@ -135,6 +139,14 @@ pub fn cell(placed: &Placed, pod: &Pod, cx: &Context<'_>) -> (String, Style) {
     let (theme, glyphs) = (cx.theme, cx.theme.glyphs());
     let (value, style) = match placed.column {
         Column::Name => (text::fit_middle(&pod.name, placed.width, glyphs.ellipsis), theme.strong()),
+        Column::Node => {
+            let node = &cx.nodes[cx.node.0];
+            // The sign says it where dimming is not seen.
+            match node.is_stale() {
+                true => (format!("{WRONG} {}", node.name()), theme.bad()),
+                false => (node.name().to_owned(), theme.plain()),
+            }
+        }
         Column::Namespace => (pod.namespace.clone(), theme.plain()),
         Column::State => state(pod, cx),
         Column::Userns => match facts::namespace(pod, "user") {
@@ -200,19 +212,21 @@ mod tests {
     fn columns_fit_and_grow_with_the_terminal() {
         let mut before = 0;
         for width in 40..=220 {
-            let placed = layout(width, 25);
+            let placed = layout(width, 25, true);
             let end = placed.last().map_or(0, |last| last.x + last.width);
             assert!(end <= width, "{width}: {placed:?}");
             assert!(placed.len() >= before, "{width} shows fewer columns than {}", width - 1);
             before = placed.len();
         }
         assert_eq!(before, Column::ALL.len());
-        assert!(hidden(&layout(220, 25)).is_empty());
+        assert!(hidden(&layout(220, 25, true), true).is_empty());
+        assert!(layout(220, 25, false).iter().all(|placed| placed.column != Column::Node));
+        assert!(hidden(&layout(220, 25, false), false).is_empty());
     }
 
     #[test]
     fn eighty_columns_show_both_inodes_and_their_owner() {
-        let shown: Vec<_> = layout(80, 25).iter().map(|placed| placed.column).collect();
+        let shown: Vec<_> = layout(80, 25, false).iter().map(|placed| placed.column).collect();
         for column in [Column::Userns, Column::Netns, Column::Owner, Column::Sysfs, Column::Denied] {
             assert!(shown.contains(&column), "{column:?} is not among {shown:?}");
         }

@@ -8,6 +8,7 @@ use sandboxd_api::console::{Pod, Step, Timeline};
 
 use super::pods::{Pods, pod_key};
 use super::{Context, Effect, Hint, Panel};
+use crate::actions::Subject;
 use crate::model::facts;
 use crate::text;
 use crate::theme::WRONG;
@@ -20,7 +21,7 @@ pub struct Flow {
 
 /// The pod's timeline, as it came with it or as it was asked for.
 pub fn timeline<'a>(pod: &'a Pod, cx: &'a Context<'_>) -> Option<&'a Timeline> {
-    let asked = cx.shared.timelines.get(&pod.id).and_then(|answer| answer.as_ref().ok());
+    let asked = cx.answers.timelines.get(&pod.id).and_then(|answer| answer.as_ref().ok());
     pod.timeline.as_ref().filter(|timeline| !timeline.steps.is_empty()).or(asked)
 }
 
@@ -108,7 +109,7 @@ impl Panel for Flow {
         let mut out = vec![Line::styled(format!("  {}", facts::full_name(pod)), theme.strong())];
         match timeline(pod, cx) {
             None => {
-                let failed = cx.shared.timelines.get(&pod.id).and_then(|answer| answer.as_ref().err());
+                let failed = cx.answers.timelines.get(&pod.id).and_then(|answer| answer.as_ref().err());
                 let why = failed.map_or("no timeline yet", |why| why.as_str());
                 out.push(Line::styled(format!("  {why}"), theme.dim()));
             }
@@ -148,6 +149,10 @@ impl Panel for Flow {
 
     fn handle_key(&mut self, key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
         pod_key(key, cx).or_else(|| self.pods.handle_key(key, cx))
+    }
+
+    fn subject(&self, cx: &Context<'_>) -> Option<Subject> {
+        super::pods::selected(cx)
     }
 
     fn hints(&self) -> &'static [Hint] {

@@ -14,6 +14,10 @@ use crate::theme::WRONG;
 pub const GLOBAL: &[Hint] = &[
     ("1 2 3 4", "pods, tree, checks, flow; Tab goes round"),
     ("i", "node: observer, losses, what is degraded and why"),
+    ("l", "the log of the selected pod or container"),
+    ("x X", "stop, remove it; asks first (only with --allow-actions)"),
+    ("e E", "a shell, a command in a container; ends as it ends (only with --allow-actions)"),
+    ("N", "the nodes, where there are several"),
     ("/", "filter; Esc clears it"),
     ("Esc", "back"),
     ("?", "this help"),
