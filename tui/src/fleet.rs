@@ -8,6 +8,7 @@ use sandboxd_api::console::{ExplainCheckResponse, Pod, Timeline};
 use crate::link::Link;
 use crate::model::Model;
 use crate::model::log::Log;
+use crate::panel::readings::Readings;
 
 /// Which of the nodes, by its place on the command line or in the nodes file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -39,6 +40,7 @@ impl std::ops::Deref for PodKey {
 pub struct Answers {
     pub explained: HashMap<u64, Result<ExplainCheckResponse, String>>,
     pub timelines: HashMap<String, Result<Timeline, String>>,
+    pub readings: Readings,
     /// The log that is looked at.
     pub log: Option<Log>,
 }
@@ -48,6 +50,7 @@ impl Answers {
     pub fn forget(&mut self) {
         self.explained.clear();
         self.timelines.clear();
+        self.readings.clear();
     }
 }
 

@@ -14,10 +14,12 @@
 pub mod actions;
 pub mod app;
 pub mod args;
+pub mod config;
 pub mod exec;
 pub mod feed;
 pub mod fleet;
 pub mod input;
+pub mod keys;
 pub mod link;
 pub mod model;
 pub mod once;

@@ -127,7 +127,8 @@ pub async fn stream(mut feeds: Feeds, names: &[Option<String>], out: &mut impl W
             | FeedEvent::LogEnded { .. }
             | FeedEvent::Acted { .. }
             | FeedEvent::Explained { .. }
-            | FeedEvent::Timeline { .. } => {}
+            | FeedEvent::Timeline { .. }
+            | FeedEvent::Answered { .. } => {}
         }
     }
     Ok(())

@@ -4,10 +4,11 @@
 //! {"at_ns":1790000000000000000,"snapshot":{…}}
 //! {"at_ns":1790000000100000000,"delta":{"time_ns":…,"check":{…}}}
 //! {"at_ns":1790000000200000000,"explained":{"check":{…},"explanation":{…}}}
+//! {"at_ns":1790000000300000000,"answered":{"namespaces":{…}}}
 //! ```
 //!
 //! With several nodes each line has the name of its own: `"node":"worker-1"`. The field names are those of
-//! `console_v1.proto`. `--json` prints the same lines.
+//! `console_v1.proto`. `--json` prints the same lines. A line that begins with `#` is a comment.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -17,6 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sandboxd_api::console::{ExplainCheckResponse, WatchResponse, delta, watch_response};
 use serde::{Deserialize, Serialize};
+
+use crate::feed::query::Answer;
 
 /// One line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,6 +40,7 @@ pub enum What {
     Snapshot(sandboxd_api::console::Snapshot),
     Delta(Change),
     Explained(ExplainCheckResponse),
+    Answered(Answer),
 }
 
 /// A `Delta` with what changed beside its time, as the protocol's own JSON form has it.
@@ -148,7 +152,7 @@ pub fn read(path: &Path) -> Result<Vec<Entry>, RecordError> {
         .map_err(failed)?;
     let mut entries = Vec::with_capacity(lines.len());
     for (index, text) in lines.iter().enumerate() {
-        if text.trim().is_empty() {
+        if text.trim().is_empty() || text.starts_with('#') {
             continue;
         }
         match serde_json::from_str(text) {

@@ -4,6 +4,7 @@
 //! second: what comes in between is taken in and drawn together.
 
 use std::io::{IsTerminal, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::app::{App, Command, Event, Settings};
 use crate::args::Args;
+use crate::config::{self, Config};
 use crate::exec::{self, Exec, ExecError};
 use crate::feed::feeds::Feeds;
 use crate::feed::target::Target;
@@ -52,14 +54,23 @@ impl Clock {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let theme =
-        Theme { color: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()), ascii: args.ascii };
+    let config_path = config::path();
+    let config = config_path.as_deref().map(Config::load).unwrap_or_default();
+    let theme = Theme {
+        color: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        ascii: args.ascii,
+        light: config.light(std::env::var("COLORFGBG").ok().as_deref()),
+    };
+    if let (Some(problem), true) = (&config.problem, args.once) {
+        eprintln!("sandboxd-tui: {problem}: the manual's settings are used");
+    }
     let settings = Settings {
         theme,
         tz: TimeZone::system(),
         filter: args.filter.clone().unwrap_or_default(),
         sort: args.sort.unwrap_or_default(),
         allow_actions: args.allow_actions,
+        config,
     };
     let source = Source::of(&args)?;
     if args.once {
@@ -73,7 +84,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !stdout().is_terminal() {
         bail!("the output is not a terminal: use --once for one frame as text, or --json");
     }
-    console(&args, settings, source).await
+    console(&args, settings, source, config_path.as_deref()).await
 }
 
 /// What is watched: daemons, or what was recorded of them.
@@ -204,7 +215,13 @@ impl Signals {
     }
 }
 
-async fn console(args: &Args, settings: Settings, source: Source) -> anyhow::Result<ExitCode> {
+async fn console(
+    args: &Args,
+    settings: Settings,
+    source: Source,
+    config_path: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
+    let unread = settings.config.problem.is_some();
     let clock = match source.span() {
         None => Clock::Wall,
         Some((base_ns, _)) => Clock::Replay { base_ns, since: Instant::now() },
@@ -253,6 +270,15 @@ async fn console(args: &Args, settings: Settings, source: Source) -> anyhow::Res
                 match command {
                     Command::Quit => return Ok(ExitCode::SUCCESS),
                     Command::Ask(node, request) => ask(&mut app, &feeds, node, request),
+                    Command::Copy(text) => screen.copy(&text).context("cannot write to the terminal")?,
+                    Command::Remember(columns) => {
+                        let path = config_path.filter(|_| !unread);
+                        let kept = path.map_or(Ok(()), |path| config::remember(path, &columns));
+                        if let Err(error) = kept {
+                            let why = std::error::Error::source(&error).map(|why| format!(": {why}"));
+                            app.tell(format!("{error}{}", why.unwrap_or_default()));
+                        }
+                    }
                     Command::Exec(node, exec) => {
                         let mut lent = Lent { screen: &mut screen, keys: &mut keys, mouse: !args.no_mouse };
                         if let Some(code) =

@@ -1,8 +1,9 @@
 //! The terminal: taken over, and given back whatever happens (quit, error, panic, signal).
 
-use std::io::{self, Stdout, Write, stdout};
+use std::io::{self, Stdout, Write as _, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use base64::Engine as _;
 use crossterm::event::{DisableMouseCapture, EnableMouseCapture};
 use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
 use crossterm::{cursor, execute};
@@ -63,6 +64,15 @@ impl Screen {
             execute!(out, EnableMouseCapture)?;
         }
         self.terminal.clear()
+    }
+
+    /// Asks the terminal to put `text` on its clipboard (OSC 52), which works over SSH as well; one that does not
+    /// know how ignores it.
+    pub fn copy(&mut self, text: &str) -> io::Result<()> {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+        let mut out = stdout().lock();
+        write!(out, "\x1b]52;c;{encoded}\x07")?;
+        out.flush()
     }
 }
 

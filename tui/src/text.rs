@@ -163,6 +163,25 @@ pub fn grouped(count: u64) -> String {
     out
 }
 
+/// Bytes in the largest unit that leaves a number before the point: `17.3 MiB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut tenths = u128::from(count) * 10;
+    let mut unit = 0;
+    tenths /= 1024;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    match tenths {
+        0..1_000 => format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]),
+        _ => format!("{} {}", tenths / 10, UNITS[unit]),
+    }
+}
+
 /// "1 pod", "2 pods".
 pub fn plural(count: usize, one: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
@@ -224,5 +243,9 @@ mod tests {
         assert_eq!(millis(40_149_999), "40.1");
         assert_eq!(millis(1_234_950_000), "1,235.0");
         assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(512 << 20), "512 MiB");
+        assert_eq!(bytes(u64::MAX), "16384 PiB");
     }
 }

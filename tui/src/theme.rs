@@ -1,5 +1,5 @@
 //! Colours and signs. Colour is never the only cue, and no background is ever set: a selected row is
-//! reversed, so light and dark terminals both work.
+//! reversed. On a light background the light colours are replaced by dark ones.
 
 use ratatui::style::{Color, Modifier, Style};
 
@@ -8,6 +8,8 @@ use ratatui::style::{Color, Modifier, Style};
 pub struct Theme {
     pub color: bool,
     pub ascii: bool,
+    /// Whether the terminal's background is light.
+    pub light: bool,
 }
 
 /// The signs that a terminal without Unicode needs replaced.
@@ -95,11 +97,12 @@ impl Theme {
     }
 
     pub fn good(self) -> Style {
-        self.fg(Color::Green)
+        // The plain green is too bright for white; this one is of the 256 that every such terminal has.
+        self.fg(if self.light { Color::Indexed(22) } else { Color::Green })
     }
 
     pub fn accent(self) -> Style {
-        self.fg(Color::Cyan)
+        self.fg(if self.light { Color::Blue } else { Color::Cyan })
     }
 
     pub fn plain(self) -> Style {

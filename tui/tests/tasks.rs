@@ -115,7 +115,7 @@ fn the_selection_stays_on_its_pod_when_rows_move() {
     console.feed(delta(delta::Change::Pod(new)));
     assert!(pointed(&console.draw()).contains("cart-0"));
     // Its pod gone, the selection stays where it was.
-    let id = console.app.model.pods.values().find(|pod| pod.name == "cart-0").unwrap().id.clone();
+    let id = console.app.model().pods.values().find(|pod| pod.name == "cart-0").unwrap().id.clone();
     console.feed(delta(delta::Change::PodRemoved(id)));
     assert!(!pointed(&console.draw()).is_empty());
 }
@@ -175,7 +175,7 @@ fn moving_up_holds_the_stream_and_the_end_follows_again() {
 fn what_was_missed_and_lost_is_on_the_screen_at_every_width() {
     for width in [40, 80, 120] {
         let mut console = Console::new(width, 24, COLOR);
-        let mut observer = console.app.model.observer.clone();
+        let mut observer = console.app.model().observer.clone();
         observer.lost = 1_234;
         console.feed(delta(delta::Change::Observer(observer)));
         console.feed(delta(delta::Change::Lagged(Lagged { messages: 9 })));

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use daemon::Daemon;
 use sandboxd_api::console::{Check, Delta, Lagged, Snapshot, WatchResponse, delta, watch_response};
+use sandboxd_tui::feed::target::{Address, Target};
 use sandboxd_tui::feed::{Feed, FeedEvent, Request, live};
 use sandboxd_tui::record::{Entry, What};
 use support::{COLOR, Console, entries, fixture, messages};
@@ -22,6 +23,10 @@ fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sandboxd-tui"));
     command.env("TZ", "UTC").env("COLUMNS", "100").stdin(Stdio::null()).kill_on_drop(true);
     command
+}
+
+fn target(socket: &Path) -> Target {
+    Target::of_endpoint(Address::Unix(socket.to_owned()), None).unwrap()
 }
 
 async fn run(endpoint: &Path, args: &[&str]) -> Output {
@@ -49,16 +54,16 @@ async fn until(console: &mut Console, feed: &mut Feed, seen: impl Fn(&Console) -
 async fn the_console_comes_back_when_the_daemon_does() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("console.sock");
-    let mut feed = live::start(socket.clone(), None);
+    let mut feed = live::start(target(&socket), None);
     let mut console = Console::empty(80, 24, COLOR);
-    until(&mut console, &mut feed, |console| console.app.link.is_stale()).await;
+    until(&mut console, &mut feed, |console| console.app.link().is_stale()).await;
 
     let first = Daemon::start(&socket);
-    until(&mut console, &mut feed, |console| console.app.model.filled).await;
+    until(&mut console, &mut feed, |console| console.app.model().filled).await;
     assert!(console.draw().contains("● live"));
 
     first.stop().await;
-    until(&mut console, &mut feed, |console| console.app.link.is_stale()).await;
+    until(&mut console, &mut feed, |console| console.app.link().is_stale()).await;
     let screen = console.draw();
     assert!(screen.contains("!! stale") && screen.contains("old-order"), "{screen}");
     // What is asked meanwhile is answered at once, with the reason.
@@ -67,9 +72,9 @@ async fn the_console_comes_back_when_the_daemon_does() {
     while !refused(&feed.events.recv().await.unwrap()) {}
 
     let second = Daemon::start(&socket);
-    until(&mut console, &mut feed, |console| !console.app.link.is_stale()).await;
+    until(&mut console, &mut feed, |console| !console.app.link().is_stale()).await;
     second.send(delta(delta::Change::Check(Check { seq: 9_001, ..Check::default() }))).await;
-    until(&mut console, &mut feed, |console| console.app.model.check(9_001).is_some()).await;
+    until(&mut console, &mut feed, |console| console.app.model().check(9_001).is_some()).await;
     second.stop().await;
 }
 
@@ -77,9 +82,9 @@ async fn the_console_comes_back_when_the_daemon_does() {
 async fn a_console_that_lagged_takes_the_fresh_snapshot_and_says_what_it_missed() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("console.sock"));
-    let mut feed = live::start(daemon.socket.clone(), None);
+    let mut feed = live::start(target(&daemon.socket), None);
     let mut console = Console::empty(80, 24, COLOR);
-    until(&mut console, &mut feed, |console| console.app.model.filled).await;
+    until(&mut console, &mut feed, |console| console.app.model().filled).await;
     daemon.send(delta(delta::Change::Lagged(Lagged { messages: 312 }))).await;
     let mut fresh = match messages().swap_remove(0).message.unwrap() {
         watch_response::Message::Snapshot(snapshot) => snapshot,
@@ -88,8 +93,8 @@ async fn a_console_that_lagged_takes_the_fresh_snapshot_and_says_what_it_missed(
     fresh.pods.truncate(3);
     fresh.recent_checks.push(Check { seq: 9_001, ..Check::default() });
     daemon.send(WatchResponse { message: Some(watch_response::Message::Snapshot(fresh)) }).await;
-    until(&mut console, &mut feed, |console| console.app.model.check(9_001).is_some()).await;
-    assert_eq!(console.app.model.pods.len(), 3);
+    until(&mut console, &mut feed, |console| console.app.model().check(9_001).is_some()).await;
+    assert_eq!(console.app.model().pods.len(), 3);
     assert!(console.draw().contains("! 312 missed here"));
     daemon.stop().await;
 }
@@ -98,7 +103,7 @@ async fn a_console_that_lagged_takes_the_fresh_snapshot_and_says_what_it_missed(
 async fn an_explanation_is_asked_of_the_daemon() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("console.sock"));
-    let feed = live::start(daemon.socket.clone(), None);
+    let feed = live::start(target(&daemon.socket), None);
     let mut events = feed.events;
     for (seq, known) in [(recorded_seq(), true), (1, false)] {
         feed.requests.send(Request::Explain { seq }).await.unwrap();
@@ -120,7 +125,7 @@ async fn an_explanation_is_asked_of_the_daemon() {
 fn recorded_seq() -> u64 {
     let explained = entries().into_iter().find_map(|entry| match entry.what {
         What::Explained(answer) => answer.check.map(|check| check.seq),
-        What::Snapshot(_) | What::Delta(_) => None,
+        What::Snapshot(_) | What::Delta(_) | What::Answered(_) => None,
     });
     explained.unwrap()
 }

@@ -12,6 +12,7 @@ use sandboxd_api::console::{Delta, Snapshot, WatchResponse, watch_response};
 use sandboxd_sim::world;
 use sandboxd_tui::app::{App, Event, Settings};
 use sandboxd_tui::feed::FeedEvent;
+use sandboxd_tui::fleet::NodeId;
 use sandboxd_tui::link::Link;
 use sandboxd_tui::theme::Theme;
 
@@ -23,7 +24,7 @@ const BETWEEN: u32 = 33;
 const GOAL_MS: f64 = 5.0;
 
 fn message(message: watch_response::Message) -> Event {
-    Event::Feed(FeedEvent::Message(WatchResponse { message: Some(message) }))
+    Event::Feed(NodeId(0), FeedEvent::Message(WatchResponse { message: Some(message) }))
 }
 
 /// The node, and what it says next.
@@ -57,13 +58,15 @@ pub fn measure(frames: u32, figures: &mut Figures) {
     let snapshot = world::node("busy", PODS);
     let mut source = Source { snapshot: snapshot.clone(), changes: [].into() };
     let settings = Settings {
-        theme: Theme { color: true, ascii: false },
+        theme: Theme { color: true, ascii: false, light: false },
         tz: TimeZone::UTC,
         filter: Default::default(),
         sort: Default::default(),
+        config: Default::default(),
+        allow_actions: false,
     };
     let mut app = App::new(settings, Link::Connecting, world::now_ns());
-    app.handle(Event::Feed(FeedEvent::Live), world::now_ns());
+    app.handle(Event::Feed(NodeId(0), FeedEvent::Live), world::now_ns());
     app.handle(message(watch_response::Message::Snapshot(snapshot)), world::now_ns());
     let checks = (0..CHECKS).map(|_| source.next()).collect::<Vec<_>>();
     let began = Instant::now();

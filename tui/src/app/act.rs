@@ -20,13 +20,11 @@ const SHELL: &str = "/bin/sh";
 const TAIL: u32 = 2_000;
 
 impl App {
-    /// A key that no panel took: `true` when it is one of these.
-    pub(super) fn subject_key(&mut self, key: KeyEvent) -> (bool, Vec<Command>) {
-        if key.modifiers.contains(KeyModifiers::CONTROL) {
-            return (false, Vec::new());
-        }
-        let Some(subject) = self.with_panel(|panel, cx| panel.subject(cx)) else {
-            return (false, Vec::new());
+    /// A key that no panel took.
+    pub(super) fn subject_key(&mut self, key: KeyEvent) -> Vec<Command> {
+        let subject = self.with_panel(|panel, cx| panel.subject(cx));
+        let Some(subject) = subject.filter(|_| !key.modifiers.contains(KeyModifiers::CONTROL)) else {
+            return Vec::new();
         };
         let node = self.focus();
         let mut commands = Vec::new();
@@ -45,9 +43,9 @@ impl App {
                     }
                 }
             }
-            _ => return (false, commands),
+            _ => {}
         }
-        (true, commands)
+        commands
     }
 
     /// The containers of a pod, or the one that is meant; the running ones first.

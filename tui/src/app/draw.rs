@@ -71,49 +71,49 @@ impl App {
     fn draw_head(&mut self, buf: &mut Buffer, area: Rect) {
         let line = |y| Rect { y: area.y + y, height: 1, ..area };
         status::draw(buf, line(0), self.link(), &self.context());
-        let used = if self.over.is_empty() {
-            self.draw_tabs(buf, line(1))
+        if self.over.is_empty() {
+            self.draw_tabs(buf, line(1));
         } else {
             self.tabs.clear();
-            self.draw_breadcrumb(buf, line(1))
-        };
-        let cx = self.context();
-        let right = self.right_of_tabs(area.width.saturating_sub(used + 2), &cx);
-        let width = text::cells(right.width());
-        if used + width + 2 <= area.width {
-            buf.set_line(area.right() - width - 1, area.y + 1, &right, width);
+            self.draw_breadcrumb(buf, line(1));
         }
         let rule = self.theme.glyphs().rule.repeat(usize::from(area.width));
         buf.set_string(area.x, area.y + 2, rule, self.theme.dim());
+        // On the rule, as the tabs leave no room beside them.
+        let cx = self.context();
+        let right = self.counts(area.width.saturating_sub(6), &cx);
+        let width = text::cells(right.width());
+        let x = area.right().saturating_sub(width + 4);
+        buf.set_string(x, area.y + 2, " ".repeat(usize::from(width) + 2), self.theme.plain());
+        buf.set_line(x + 1, area.y + 2, &right, width);
     }
 
-    fn draw_tabs(&mut self, buf: &mut Buffer, area: Rect) -> u16 {
-        let names = ["Pods", "Tree", "Checks", "Flow"];
+    /// As many names as fit; the active one always has its name.
+    fn draw_tabs(&mut self, buf: &mut Buffer, area: Rect) {
+        let all: usize = View::ALL.iter().map(|view| view.name().len() + 4).sum();
+        let named = all + 2 <= usize::from(area.width);
         let mut x = area.x + 1;
         self.tabs.clear();
-        for (index, (view, name)) in View::ALL.into_iter().zip(names).enumerate() {
+        for (index, view) in View::ALL.into_iter().enumerate() {
             // The brackets tell the active one without colour.
             let active = view == self.view;
-            let label =
-                if active { format!("[{} {name}]", index + 1) } else { format!(" {} {name} ", index + 1) };
+            let label = match (active, named) {
+                (true, _) => format!("[{} {}]", index + 1, view.name()),
+                (false, true) => format!("{} {}", index + 1, view.name()),
+                (false, false) => (index + 1).to_string(),
+            };
             let style = if active { self.theme.heading() } else { self.theme.plain() };
             let width = text::cells(text::width(&label));
-            buf.set_string(x, area.y, label, style);
-            self.tabs.push((Rect { x, width, ..area }, view));
-            x += width + 1;
+            let gap = u16::from(named && !active);
+            buf.set_string(x + gap, area.y, label, style);
+            self.tabs.push((Rect { x, width: width + 2 * gap, ..area }, view));
+            x += width + 2 * gap + u16::from(!named);
         }
-        x - area.x
     }
 
-    fn draw_breadcrumb(&mut self, buf: &mut Buffer, area: Rect) -> u16 {
+    fn draw_breadcrumb(&mut self, buf: &mut Buffer, area: Rect) {
         let cx = self.context();
-        let view = match self.view {
-            View::Pods => "Pods",
-            View::Tree => "Tree",
-            View::Checks => "Checks",
-            View::Flow => "Flow",
-        };
-        let mut line = Line::from(vec![Span::raw(" "), Span::raw(view)]);
+        let mut line = Line::from(vec![Span::raw(" "), Span::raw(self.view.name())]);
         if cx.several() {
             line.push_span(Span::styled(format!(" {} ", self.theme.glyphs().pointer), self.theme.dim()));
             line.push_span(Span::raw(cx.nodes[cx.node.0].name().to_owned()));
@@ -123,11 +123,11 @@ impl App {
             line.push_span(Span::styled(panel.title(&cx), self.theme.heading()));
         }
         buf.set_line(area.x, area.y, &line, area.width);
-        text::cells(line.width())
+        self.breadcrumb = Rect { width: text::cells(line.width()), ..area };
     }
 
     /// How many pods, and how many of them want a look; or what keeps the daemon away.
-    fn right_of_tabs(&self, room: u16, cx: &Context<'_>) -> Line<'static> {
+    fn counts(&self, room: u16, cx: &Context<'_>) -> Line<'static> {
         let away = self.nodes.iter().find_map(|node| match &node.link {
             Link::Waiting { reason, .. } if cx.several() => Some(format!("{WRONG} {}: {reason}", node.name())),
             Link::Waiting { reason, .. } => Some(reason.clone()),
@@ -236,8 +236,9 @@ impl App {
     }
 
     fn draw_not_shown(&self, buf: &mut Buffer, area: Rect) {
-        let placed = columns::layout(usize::from(area.width), 0, self.nodes.len() > 1);
-        let hidden = columns::hidden(&placed, self.nodes.len() > 1).len();
+        let (chosen, several) = (&self.shared.columns, self.nodes.len() > 1);
+        let placed = columns::layout(usize::from(area.width), 0, chosen, several);
+        let hidden = columns::hidden(&placed, chosen, several).len();
         let words = format!("not shown: {}, checks (3)", text::plural(hidden, "column"));
         let words = text::fit(&words, usize::from(area.width) - 1, self.theme.glyphs().ellipsis);
         buf.set_string(area.x + 1, area.y, words, self.theme.dim());
@@ -246,11 +247,13 @@ impl App {
     fn draw_footer(&mut self, buf: &mut Buffer, area: Rect) {
         let hints = self.with_panel(|panel, _| panel.hints());
         let cx = self.context();
+        let mut buttons = Vec::new();
         match (&self.prompt, &self.notice) {
             (Some(prompt), _) => footer::prompt(buf, area, prompt, &cx),
             (None, Some(notice)) => footer::notice(buf, area, notice, &cx),
-            (None, None) => footer::hints(buf, area, hints, &cx),
+            (None, None) => buttons = footer::hints(buf, area, hints, &cx),
         }
+        self.buttons = buttons;
     }
 
     /// Draws the state as one frame of text: everything, as high as it needs, without keys.
@@ -289,7 +292,7 @@ impl App {
             buf.set_string(1, y, one, cx.theme.warn());
             y += 1;
         }
-        let right = self.right_of_tabs(width, &cx);
+        let right = self.counts(width, &cx);
         let heading = |buf: &mut Buffer, y: u16, words: &str| {
             let tail = usize::from(width).saturating_sub(text::width(words) + 4);
             let rule = cx.theme.glyphs().rule;

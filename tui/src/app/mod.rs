@@ -17,39 +17,75 @@ use crossterm::event::{
 use jiff::tz::TimeZone;
 use ratatui::layout::Rect;
 
+use crate::config::Config;
 use crate::exec::Exec;
 use crate::feed::{FeedEvent, Request};
 use crate::fleet::{Node, NodeId};
 use crate::link::Link;
 use crate::model::Model;
 use crate::model::filter::{Filter, Kind};
-use crate::model::sort::Sort;
+use crate::model::sort::{Column, Sort};
+use crate::panel::caps::Caps;
 use crate::panel::checks::Checks;
+use crate::panel::columns::Chosen;
+use crate::panel::events::Events;
 use crate::panel::flow::Flow;
 use crate::panel::footer::Prompt;
 use crate::panel::help::Help;
 use crate::panel::modal::Modal;
-use crate::panel::node::NodeDetail;
+use crate::panel::node::NodeView;
 use crate::panel::nodes::Nodes;
 use crate::panel::pods::Pods;
+use crate::panel::spaces::Spaces;
 use crate::panel::tree::Tree;
-use crate::panel::{Context, Effect, Panel, Shared};
-use crate::theme::Theme;
+use crate::panel::{Context, Copied, Effect, Panel, Shared};
+use crate::theme::{Theme, WRONG};
 
-/// The four views; other panels open over them.
+/// The views; other panels open over them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
     Pods,
     Tree,
     Checks,
     Flow,
+    Caps,
+    Spaces,
+    Events,
+    Node,
 }
 
 impl View {
-    const ALL: [Self; 4] = [Self::Pods, Self::Tree, Self::Checks, Self::Flow];
+    const ALL: [Self; 8] = [
+        Self::Pods,
+        Self::Tree,
+        Self::Checks,
+        Self::Flow,
+        Self::Caps,
+        Self::Spaces,
+        Self::Events,
+        Self::Node,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pods => "Pods",
+            Self::Tree => "Tree",
+            Self::Checks => "Checks",
+            Self::Flow => "Flow",
+            Self::Caps => "Caps",
+            Self::Spaces => "Spaces",
+            Self::Events => "Events",
+            Self::Node => "Node",
+        }
+    }
 
     fn filters(self) -> Kind {
-        if self == Self::Checks { Kind::Checks } else { Kind::Pods }
+        match self {
+            Self::Pods | Self::Tree | Self::Flow | Self::Caps | Self::Node => Kind::Pods,
+            Self::Checks => Kind::Checks,
+            Self::Spaces => Kind::Spaces,
+            Self::Events => Kind::Events,
+        }
     }
 }
 
@@ -62,6 +98,8 @@ pub struct Settings {
     pub sort: Sort,
     /// Whether anything may be changed, as far as this console is concerned.
     pub allow_actions: bool,
+    /// What the operator's file says.
+    pub config: Config,
 }
 
 #[derive(Debug)]
@@ -80,6 +118,10 @@ pub enum Command {
     Ask(NodeId, Request),
     /// Hands the terminal over.
     Exec(NodeId, Exec),
+    /// Put on the clipboard.
+    Copy(String),
+    /// Keep the columns of the pod table for the next start.
+    Remember(Vec<Column>),
 }
 
 /// A panel over the view, and the node it is about.
@@ -104,6 +146,10 @@ pub struct App {
     tree: Tree,
     checks: Checks,
     flow: Flow,
+    caps: Caps,
+    spaces: Spaces,
+    events: Events,
+    node: NodeView,
     /// Panels opened over the view, the topmost last.
     over: Vec<Over>,
     modal: Option<Modal>,
@@ -112,10 +158,15 @@ pub struct App {
     prompt: Option<Prompt>,
     notice: Option<String>,
     dirty: bool,
+    /// Whether what is on the screen is read again and again.
+    polls: bool,
     /// What `shared.rows` was made from.
     rows_of: Option<nodes::RowsOf>,
     /// Where the tabs were drawn, for the mouse.
     tabs: Vec<(Rect, View)>,
+    /// Where the way back was drawn, and the hints of the footer with their keys.
+    breadcrumb: Rect,
+    buttons: Vec<(Rect, char)>,
 }
 
 impl App {
@@ -126,12 +177,13 @@ impl App {
 
     /// About these nodes, at least one.
     pub fn over(settings: Settings, nodes: Vec<Node>, now_ns: i64) -> Self {
-        let Settings { theme, tz, filter, sort, allow_actions } = settings;
+        let Settings { theme, tz, filter, sort, allow_actions, config } = settings;
+        let Config { columns, keys, problem, .. } = config;
         Self {
             nodes,
             at_node: NodeId::default(),
             allow_actions,
-            shared: Shared { pod_filter: filter, sort, ..Shared::default() },
+            shared: Shared { pod_filter: filter, sort, columns, keys, ..Shared::default() },
             theme,
             tz,
             now_ns,
@@ -140,14 +192,21 @@ impl App {
             tree: Tree::default(),
             checks: Checks::default(),
             flow: Flow::default(),
+            caps: Caps::default(),
+            spaces: Spaces::default(),
+            events: Events::default(),
+            node: NodeView::default(),
             over: Vec::new(),
             modal: None,
             following: None,
             prompt: None,
-            notice: None,
+            notice: problem.map(|problem| format!("{WRONG} {problem}: the manual's settings are used")),
             dirty: true,
+            polls: false,
             rows_of: None,
             tabs: Vec::new(),
+            breadcrumb: Rect::ZERO,
+            buttons: Vec::new(),
         }
     }
 
@@ -187,7 +246,8 @@ impl App {
             return false;
         }
         let waiting = self.nodes.iter().any(|node| matches!(node.link, Link::Waiting { .. }));
-        waiting || !self.shared.rows.is_empty() && self.view == View::Pods && self.over.is_empty()
+        let pods = !self.shared.rows.is_empty() && self.view == View::Pods && self.over.is_empty();
+        waiting || self.polls || pods
     }
 
     /// Takes in one event at the time `now_ns`.
@@ -199,11 +259,12 @@ impl App {
                 self.feed(node, event);
                 let mut commands = self.follow_log();
                 commands.extend(self.missing_timeline());
+                commands.extend(self.wanted());
                 return commands;
             }
             Event::Tick => {
                 self.dirty |= self.shows_ages();
-                return Vec::new();
+                Vec::new()
             }
             Event::Terminal(Terminal::Key(key)) if key.kind != KeyEventKind::Release => {
                 self.refresh();
@@ -222,6 +283,7 @@ impl App {
         self.refresh();
         commands.extend(self.missing_timeline());
         commands.extend(self.follow_log());
+        commands.extend(self.wanted());
         commands
     }
 
@@ -239,6 +301,17 @@ impl App {
         let pod_id = pod.id.clone();
         node.answers.timelines.insert(pod_id.clone(), Err("asking the daemon".to_owned()));
         Some(Command::Ask(key.node, Request::Timeline { pod_id }))
+    }
+
+    /// Asks for what the topmost panel wants read and is due.
+    fn wanted(&mut self) -> Vec<Command> {
+        let (id, now_ns) = (self.focus(), self.now_ns);
+        let filled = self.nodes[id.0].model.filled;
+        let wants = if filled { self.with_panel(|panel, cx| panel.wants(cx)) } else { Vec::new() };
+        self.polls = !wants.is_empty();
+        let readings = &mut self.nodes[id.0].answers.readings;
+        let due = wants.into_iter().filter(|want| readings.due(want, now_ns));
+        due.map(|want| Command::Ask(id, Request::Read(want.query))).collect()
     }
 
     /// The topmost panel together with what it may look at.
@@ -260,6 +333,10 @@ impl App {
             View::Tree => &mut self.tree,
             View::Checks => &mut self.checks,
             View::Flow => &mut self.flow,
+            View::Caps => &mut self.caps,
+            View::Spaces => &mut self.spaces,
+            View::Events => &mut self.events,
+            View::Node => &mut self.node,
         };
         match self.over.last_mut() {
             Some(over) => then(over.panel.as_mut(), &cx),
@@ -269,12 +346,12 @@ impl App {
 
     fn key(&mut self, key: KeyEvent) -> Vec<Command> {
         self.dirty = true;
-        self.notice = None;
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         if control && key.code == KeyCode::Char('c') {
             return vec![Command::Quit];
         }
         if self.modal.is_some() {
+            self.notice = None;
             return self.modal_key(key);
         }
         if self.prompt.is_some() {
@@ -282,12 +359,20 @@ impl App {
             return Vec::new();
         }
         if self.with_panel(|panel, _| panel.captures()) {
+            self.notice = None;
             let effects = self.with_panel(|panel, cx| panel.handle_key(key, cx)).unwrap_or_default();
             return self.carry_out(effects);
         }
+        let key = self.shared.keys.translate(key);
+        self.manual_key(key)
+    }
+
+    /// A key as the manual names it.
+    fn manual_key(&mut self, key: KeyEvent) -> Vec<Command> {
+        self.notice = None;
         match key.code {
             KeyCode::Char('q') => return vec![Command::Quit],
-            KeyCode::Char(digit @ '1'..='4') => {
+            KeyCode::Char(digit @ '1'..='8') => {
                 let index = usize::from(digit as u8 - b'1');
                 self.show(View::ALL[index]);
             }
@@ -306,9 +391,10 @@ impl App {
                         let help = self.with_panel(|panel, cx| Help::new(panel.title(cx), panel.hints()));
                         self.open(Box::new(help));
                     }
-                    (None, KeyCode::Char('i')) => self.open(Box::new(NodeDetail::default())),
+                    (None, KeyCode::Char('i')) => self.show(View::Node),
+                    (None, KeyCode::Char('y')) => return self.copy(),
                     (None, KeyCode::Char('N')) => self.open(Box::new(Nodes::at(self.focus()))),
-                    (None, _) => return self.subject_key(key).1,
+                    (None, _) => return self.subject_key(key),
                 }
             }
         }
@@ -319,6 +405,20 @@ impl App {
     fn open(&mut self, panel: Box<dyn Panel>) {
         let node = self.focus();
         self.over.push(Over { node, panel });
+    }
+
+    /// Puts what is selected on the clipboard.
+    fn copy(&mut self) -> Vec<Command> {
+        match self.with_panel(|panel, cx| panel.copy(cx)) {
+            None => {
+                self.notice = Some("nothing to copy here".to_owned());
+                Vec::new()
+            }
+            Some(Copied { what, text }) => {
+                self.notice = Some(format!("copied {what}, {} characters", text.chars().count()));
+                vec![Command::Copy(text)]
+            }
+        }
     }
 
     fn show(&mut self, view: View) {
@@ -337,6 +437,8 @@ impl App {
         match self.view.filters() {
             Kind::Pods => &mut self.shared.pod_filter,
             Kind::Checks => &mut self.shared.check_filter,
+            Kind::Events => &mut self.shared.event_filter,
+            Kind::Spaces => &mut self.shared.space_filter,
         }
     }
 
@@ -380,13 +482,27 @@ impl App {
                 Effect::Node(node) => self.show_node(node),
                 Effect::Sort(sort) => self.shared.sort = sort,
                 Effect::Open(panel) => self.open(panel),
+                Effect::ReadAgain => {
+                    let node = self.focus();
+                    for want in self.with_panel(|panel, cx| panel.wants(cx)) {
+                        self.nodes[node.0].answers.readings.expire(&want.query);
+                    }
+                }
                 Effect::Ask(request) => commands.push(Command::Ask(self.focus(), request)),
                 Effect::Notice(words) => self.notice = Some(words),
-                Effect::ChecksOf(pid) => {
+                Effect::Checks(filter) => {
                     self.show(View::Checks);
                     self.checks.follow();
-                    self.shared.check_filter =
-                        Filter::parse(&format!("pid:{pid}"), Kind::Checks).unwrap_or_default();
+                    self.shared.check_filter = Filter::parse(&filter, Kind::Checks).unwrap_or_default();
+                }
+                Effect::Enter => {
+                    let enter = KeyEvent::new(KeyCode::Enter, KeyModifiers::NONE);
+                    let effects = self.with_panel(|panel, cx| panel.handle_key(enter, cx));
+                    commands.extend(self.carry_out(effects.unwrap_or_default()));
+                }
+                Effect::Columns(columns) => {
+                    self.shared.columns = Chosen::only(columns.clone());
+                    commands.push(Command::Remember(columns));
                 }
             }
         }
@@ -416,6 +532,15 @@ impl App {
                 if let Some((_, view)) = hit {
                     self.show(*view);
                     return Vec::new();
+                }
+                let at = (mouse.column, mouse.row).into();
+                if !self.over.is_empty() && self.breadcrumb.contains(at) {
+                    self.over.pop();
+                    return Vec::new();
+                }
+                if let Some((_, key)) = self.buttons.iter().find(|(area, _)| area.contains(at)) {
+                    // What is on the footer is the manual's key already.
+                    return self.manual_key(KeyEvent::new(KeyCode::Char(*key), KeyModifiers::NONE));
                 }
                 let effects = self.with_panel(|panel, cx| panel.click(mouse.column, mouse.row, cx));
                 return self.carry_out(effects);

@@ -54,6 +54,7 @@ impl App {
                     node.answers.forget();
                 }
             }
+            FeedEvent::Answered { query, answer } => node.answers.readings.take(query, answer, now_ns),
             FeedEvent::Explained { seq, mut answer } => {
                 if let Ok(answer) = &mut answer {
                     answer.check.iter_mut().for_each(clean::check);

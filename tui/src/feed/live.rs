@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 use super::backoff::{self, Backoff};
 use super::connect::{LinkError, connect};
 use super::log::Logs;
+use super::query::Query;
 use super::target::Target;
 use super::{CHANNEL, Feed, FeedEvent, Request, act, wall_clock};
 use crate::record::{Recording, What};
@@ -109,9 +110,7 @@ impl Task {
                     request => drop(answers.spawn(answer(channel.clone(), request))),
                 },
                 Some(Ok(answer)) = answers.join_next(), if !answers.is_empty() => {
-                    if let FeedEvent::Explained { answer: Ok(explained), .. } = &answer {
-                        self.record(Some(What::Explained(explained.clone()))).await?;
-                    }
+                    self.record_answer(&answer).await?;
                     self.tell(answer).await?;
                 }
             }
@@ -131,6 +130,16 @@ impl Task {
                 }
             }
         }
+    }
+
+    async fn record_answer(&mut self, answer: &FeedEvent) -> Result<(), Gone> {
+        let what = match answer {
+            _ if self.recording.is_none() => None,
+            FeedEvent::Explained { answer: Ok(explained), .. } => Some(What::Explained(explained.clone())),
+            FeedEvent::Answered { answer: Ok(answer), .. } => Some(What::Answered(answer.clone())),
+            _ => None,
+        };
+        self.record(what).await
     }
 
     async fn record(&mut self, what: Option<What>) -> Result<(), Gone> {
@@ -167,6 +176,12 @@ async fn answer(channel: Channel, request: Request) -> FeedEvent {
             let answer = answer.map_err(|_| late()).and_then(|answer| answer.map_err(words));
             let answer = answer.map(|answer| answer.into_inner().timeline.unwrap_or_default());
             FeedEvent::Timeline { pod_id, answer }
+        }
+        Request::Read(query) => {
+            let answer = tokio::time::timeout(ANSWER, query.ask(channel)).await;
+            let answer = answer.map_err(|_| late());
+            let answer = answer.and_then(|answer| answer.map_err(|status| Query::refusal(&status)));
+            FeedEvent::Answered { query, answer }
         }
         Request::Act(action) => {
             let answer = act::act(channel, &action).await;

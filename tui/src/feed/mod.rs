@@ -16,6 +16,7 @@ mod connect;
 pub mod feeds;
 pub mod live;
 pub mod log;
+pub mod query;
 pub mod replay;
 pub mod target;
 
@@ -27,6 +28,8 @@ use tonic::transport::Channel;
 
 use crate::actions::Action;
 use log::Follow;
+
+use query::{Answer, Query};
 
 /// Messages between the feed and the console before the feed waits.
 pub const CHANNEL: usize = 1024;
@@ -62,6 +65,10 @@ pub enum FeedEvent {
         action: Action,
         answer: Result<(), String>,
     },
+    Answered {
+        query: Query,
+        answer: Result<Answer, String>,
+    },
     /// The recording is at its end.
     Ended,
     /// Something to tell the operator that stops nothing, e.g. a recording that cannot be written.
@@ -73,6 +80,7 @@ pub enum FeedEvent {
 pub enum Request {
     Explain { seq: u64 },
     Timeline { pod_id: String },
+    Read(Query),
     /// Follows a log, instead of the one before.
     Follow(Follow),
     /// Follows none any more.
@@ -87,6 +95,7 @@ impl Request {
         Some(match self {
             Self::Explain { seq } => FeedEvent::Explained { seq, answer: Err(why()) },
             Self::Timeline { pod_id } => FeedEvent::Timeline { pod_id, answer: Err(why()) },
+            Self::Read(query) => FeedEvent::Answered { query, answer: Err(why()) },
             Self::Follow(Follow { container_id, .. }) => {
                 FeedEvent::LogEnded { container_id, ended: Err(why()) }
             }

@@ -1,4 +1,5 @@
-//! The feed from a recording. Explanations that were asked for while recording are answered from it.
+//! The feed from a recording. What was asked for while recording is answered from it: an explanation whenever it
+//! is asked for, a reading as it was at that time of the recording, or the first one after it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,20 +8,21 @@ use sandboxd_api::console::{Delta, ExplainCheckResponse, WatchResponse, watch_re
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::query::Answer;
 use super::{CHANNEL, Feed, FeedEvent, Request};
 use crate::record::{Change, Entry, What};
 
 /// What a recording says to what is not in it.
 const MISSING: &str = "not part of this recording";
 
-/// The message of an entry; an explanation is none.
+/// The message of an entry; an answer is none.
 pub fn message(what: What) -> Option<WatchResponse> {
     let message = match what {
         What::Snapshot(snapshot) => watch_response::Message::Snapshot(snapshot),
         What::Delta(Change { time_ns, change }) => {
             watch_response::Message::Delta(Delta { time_ns, change: Some(change) })
         }
-        What::Explained(_) => return None,
+        What::Explained(_) | What::Answered(_) => return None,
     };
     Some(WatchResponse { message: Some(message) })
 }
@@ -48,13 +50,7 @@ async fn play(
     events: &mpsc::Sender<FeedEvent>,
     mut requests: mpsc::Receiver<Request>,
 ) -> Result<(), mpsc::error::SendError<FeedEvent>> {
-    let explained: HashMap<u64, ExplainCheckResponse> = entries
-        .iter()
-        .filter_map(|entry| match &entry.what {
-            What::Explained(answer) => answer.check.as_ref().map(|check| (check.seq, answer.clone())),
-            What::Snapshot(_) | What::Delta(_) => None,
-        })
-        .collect();
+    let answers = Answers::of(&entries);
     events.send(FeedEvent::Live).await?;
     let mut due = Instant::now();
     let mut last_ns = base_ns;
@@ -67,7 +63,7 @@ async fn play(
                 biased;
                 request = requests.recv() => match request {
                     Some(request) => {
-                        if let Some(answer) = answer(&explained, request) {
+                        if let Some(answer) = answers.to(request, last_ns) {
                             events.send(answer).await?;
                         }
                     }
@@ -82,18 +78,54 @@ async fn play(
     }
     events.send(FeedEvent::Ended).await?;
     while let Some(request) = requests.recv().await {
-        if let Some(answer) = answer(&explained, request) {
+        if let Some(answer) = answers.to(request, i64::MAX) {
             events.send(answer).await?;
         }
     }
     Ok(())
 }
 
-fn answer(explained: &HashMap<u64, ExplainCheckResponse>, request: Request) -> Option<FeedEvent> {
-    match &request {
-        Request::Explain { seq } if explained.contains_key(seq) => {
-            explained.get(seq).map(|answer| FeedEvent::Explained { seq: *seq, answer: Ok(answer.clone()) })
+/// What was answered while recording.
+#[derive(Debug, Default)]
+pub struct Answers {
+    explained: HashMap<u64, ExplainCheckResponse>,
+    /// With their times, oldest first.
+    readings: Vec<(i64, Answer)>,
+}
+
+impl Answers {
+    pub fn of(entries: &[Entry]) -> Self {
+        let mut answers = Self::default();
+        for entry in entries {
+            match &entry.what {
+                What::Explained(answer) => {
+                    answers.explained.extend(answer.check.as_ref().map(|check| (check.seq, answer.clone())));
+                }
+                What::Answered(answer) => answers.readings.push((entry.at_ns, answer.clone())),
+                What::Snapshot(_) | What::Delta(_) => {}
+            }
         }
-        _ => request.refused(MISSING),
+        answers
+    }
+
+    /// The answer at that time of the recording; `None` where none is waited for.
+    pub fn to(&self, request: Request, at_ns: i64) -> Option<FeedEvent> {
+        match &request {
+            Request::Explain { seq } => {
+                if let Some(answer) = self.explained.get(seq) {
+                    return Some(FeedEvent::Explained { seq: *seq, answer: Ok(answer.clone()) });
+                }
+            }
+            Request::Read(query) => {
+                let mut fitting = self.readings.iter().filter(|(_, answer)| answer.answers(query)).peekable();
+                let first = fitting.peek().copied();
+                let newest = fitting.take_while(|(when, _)| *when <= at_ns).last().or(first);
+                if let Some((_, answer)) = newest {
+                    return Some(FeedEvent::Answered { query: query.clone(), answer: Ok(answer.clone()) });
+                }
+            }
+            _ => {}
+        }
+        request.refused(MISSING)
     }
 }

@@ -41,7 +41,7 @@ pub enum TargetError {
     #[error("cannot read the nodes file {path:?}")]
     Read { path: PathBuf, source: std::io::Error },
     #[error("the nodes file {path:?} is not understood")]
-    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    Parse { path: PathBuf, source: Box<toml_edit::de::Error> },
     #[error("the nodes file {0:?} names no node: it needs [[node]] with name and endpoint")]
     NoNodes(PathBuf),
     #[error("the node {name:?} of {path:?} is named twice")]
@@ -180,7 +180,7 @@ pub fn read_nodes(path: &Path) -> Result<Vec<Target>, TargetError> {
 }
 
 fn parse_nodes(text: &str, path: &Path) -> Result<Vec<Target>, TargetError> {
-    let file: File = toml::from_str(text)
+    let file: File = toml_edit::de::from_str(text)
         .map_err(|source| TargetError::Parse { path: path.to_owned(), source: Box::new(source) })?;
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut targets: Vec<Target> = Vec::new();

@@ -1,8 +1,9 @@
 //! Cleans every text of a protocol message, once, when it comes in ([`crate::text::clean`]).
 
 use sandboxd_api::console::{
-    Access, Check, Container, Degradation, Delta, Event, Explanation, Node, Observer, Pod, Snapshot,
-    Timeline, delta,
+    Access, Check, Container, ContainerCapabilities, Degradation, Delta, DoctorResponse, Event, Explanation,
+    GetUsageResponse, HostNamespace, ListCapabilitiesResponse, ListNamespacesResponse, ListPullsResponse,
+    Node, Observer, Pod, Snapshot, Timeline, delta,
 };
 
 fn each<'a>(texts: impl IntoIterator<Item = &'a mut String>) {
@@ -104,4 +105,48 @@ pub fn explanation(explanation: &mut Explanation) {
     let Explanation { reason, headline, asked, target, caller, made_by, fix, sources } = explanation;
     each([reason, headline, asked, target, caller, made_by, fix]);
     each(sources);
+}
+
+pub fn usage(usage: &mut GetUsageResponse) {
+    each(usage.pods.iter_mut().chain(&mut usage.containers).map(|one| &mut one.id));
+}
+
+pub fn namespaces(answer: &mut ListNamespacesResponse) {
+    degradations(&mut answer.degradations);
+    for namespace in &mut answer.namespaces {
+        let HostNamespace { kind, pod_id, pod_name, message, .. } = namespace;
+        each([kind, pod_id, pod_name, message]);
+        for process in &mut namespace.processes {
+            each([&mut process.comm, &mut process.role]);
+        }
+        for hold in &mut namespace.holds {
+            each([&mut hold.kind, &mut hold.what, &mut hold.comm]);
+        }
+    }
+}
+
+pub fn capabilities(answer: &mut ListCapabilitiesResponse) {
+    for one in &mut answer.containers {
+        let ContainerCapabilities { pod_id, pod_name, container_id, container, caveat, .. } = one;
+        each([pod_id, pod_name, container_id, container, caveat]);
+        each(&mut one.suggested_drop);
+        for usage in &mut one.capabilities {
+            each([&mut usage.name, &mut usage.last_syscall]);
+        }
+    }
+}
+
+pub fn doctor(answer: &mut DoctorResponse) {
+    for check in &mut answer.checks {
+        each([&mut check.name, &mut check.reason, &mut check.remedy]);
+    }
+}
+
+pub fn pulls(answer: &mut ListPullsResponse) {
+    for pull in &mut answer.pulls {
+        each([&mut pull.reference, &mut pull.state]);
+        for layer in &mut pull.layers {
+            each([&mut layer.digest, &mut layer.state]);
+        }
+    }
 }

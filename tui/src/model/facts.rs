@@ -1,7 +1,10 @@
 //! What can be read off a pod or a check: the owner of its network namespace, its range, its verdicts, as
 //! short words.
 
-use sandboxd_api::console::{Check, Namespace, Node, Pod, check, namespace, pod, sysfs};
+use sandboxd_api::console::{
+    Check, Container, Event, HostNamespace, Namespace, Node, Pod, check, container, event, host_namespace,
+    namespace, pod, sysfs,
+};
 
 use crate::theme::WRONG;
 
@@ -129,4 +132,50 @@ pub fn target(check: &Check, node: &Node) -> String {
 /// What was called, with its argument: `mount sysfs`.
 pub fn call(check: &Check) -> String {
     format!("{} {}", check.syscall, check.argument).trim_end().to_owned()
+}
+
+pub fn container_state(container: &Container) -> &'static str {
+    match container.state() {
+        container::State::Unspecified | container::State::Unknown => "unknown",
+        container::State::Created => "created",
+        container::State::Running => "running",
+        container::State::Exited => "exited",
+    }
+}
+
+/// Ended by itself or by the kernel with something else than success.
+pub fn container_failed(container: &Container) -> bool {
+    container.state() == container::State::Exited && container.exit_code != 0
+}
+
+/// The exit code with its reason: `!! 137 OOMKilled`, `0 Completed`, nothing while it has not ended.
+pub fn exit(container: &Container) -> String {
+    if container.state() != container::State::Exited {
+        return String::new();
+    }
+    let words = format!("{} {}", container.exit_code, container.reason);
+    let words = words.trim_end();
+    if container_failed(container) { format!("{WRONG} {words}") } else { words.to_owned() }
+}
+
+pub fn severity(event: &Event) -> &'static str {
+    match event.severity() {
+        event::Severity::Unspecified | event::Severity::Normal => "normal",
+        event::Severity::Warning => "warning",
+    }
+}
+
+/// What keeps a namespace alive, in a word or two; what should not be is in capitals.
+pub fn space_state(space: &HostNamespace) -> &'static str {
+    match space.state() {
+        host_namespace::State::Unspecified => "unknown",
+        host_namespace::State::InUse => "in use",
+        host_namespace::State::Pinned => "pinned",
+        host_namespace::State::Held => "held",
+        host_namespace::State::Leaked => "LEAKED",
+    }
+}
+
+pub fn is_leaked(space: &HostNamespace) -> bool {
+    space.state() == host_namespace::State::Leaked
 }

@@ -8,7 +8,7 @@
 //! Text and values match as substrings, regardless of case; `state`, `owner`, `verdict` and `ns` match whole.
 
 use regex::{Regex, RegexBuilder};
-use sandboxd_api::console::{Check, Pod};
+use sandboxd_api::console::{Check, Event, HostNamespace, Pod};
 
 use super::{Model, facts};
 use crate::theme::WRONG;
@@ -21,6 +21,11 @@ pub const POD_FIELDS: &[&str] = &[
 /// Fields of a check; those of its pod work too.
 pub const CHECK_FIELDS: &[&str] =
     &["verdict", "cap", "call", "comm", "pid", "reason", "pod", "container", "target"];
+
+/// Fields of an event.
+pub const EVENT_FIELDS: &[&str] = &["kind", "pod", "ns", "container", "severity", "message"];
+/// Fields of a namespace of the node.
+pub const SPACE_FIELDS: &[&str] = &["kind", "state", "owner", "inode", "pod", "pid", "comm", "holds"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
@@ -37,6 +42,21 @@ pub enum FilterError {
 pub enum Kind {
     Pods,
     Checks,
+    Events,
+    Spaces,
+}
+
+impl Kind {
+    /// The fields that a filter for it may name, those of its own first.
+    fn fields(self) -> impl Iterator<Item = &'static str> {
+        let (own, more): (&[_], &[_]) = match self {
+            Self::Pods => (POD_FIELDS, &[]),
+            Self::Checks => (CHECK_FIELDS, POD_FIELDS),
+            Self::Events => (EVENT_FIELDS, &[]),
+            Self::Spaces => (SPACE_FIELDS, &[]),
+        };
+        own.iter().chain(more).copied()
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -82,24 +102,35 @@ impl Filter {
     }
 
     pub fn pod(&self, pod: &Pod, model: &Model) -> bool {
-        self.terms.iter().all(|term| {
-            let hit = match &term.test {
-                Test::Text(text) => pod_text(pod).to_lowercase().contains(text),
-                Test::Pattern(pattern) => pattern.is_match(&pod_text(pod)),
-                Test::Field(field, value) => pod_field(pod, field, value, model),
-            };
-            hit != term.negated
-        })
+        self.passes(|| pod_text(pod), |field, value| pod_field(pod, field, value, model))
     }
 
     pub fn check(&self, check: &Check, model: &Model) -> bool {
+        let of_pod = |field: &str, value: &str| {
+            model.pod(Some(&check.pod_id)).is_some_and(|pod| pod_field(pod, field, value, model))
+        };
+        let field = |field: &str, value: &str| {
+            check_field(check, field, value, model).unwrap_or_else(|| of_pod(field, value))
+        };
+        self.passes(|| check_text(check), field)
+    }
+
+    pub fn event(&self, event: &Event) -> bool {
+        self.passes(|| event_text(event), |field, value| event_field(event, field, value))
+    }
+
+    /// `init` is the host's user namespace.
+    pub fn space(&self, space: &HostNamespace, init: u64) -> bool {
+        self.passes(|| space_text(space), |field, value| space_field(space, init, field, value))
+    }
+
+    /// Whether all terms hold of something that reads `text` and whose fields `field` compares.
+    fn passes(&self, text: impl Fn() -> String, field: impl Fn(&str, &str) -> bool) -> bool {
         self.terms.iter().all(|term| {
             let hit = match &term.test {
-                Test::Text(text) => check_text(check).to_lowercase().contains(text),
-                Test::Pattern(pattern) => pattern.is_match(&check_text(check)),
-                Test::Field(field, value) => check_field(check, field, value, model).unwrap_or_else(|| {
-                    model.pod(Some(&check.pod_id)).is_some_and(|pod| pod_field(pod, field, value, model))
-                }),
+                Test::Text(words) => text().to_lowercase().contains(words),
+                Test::Pattern(pattern) => pattern.is_match(&text()),
+                Test::Field(name, value) => field(name, value),
             };
             hit != term.negated
         })
@@ -124,14 +155,9 @@ fn next_test(body: &str, kind: Kind) -> Result<(Option<Test>, &str), FilterError
         // An IPv6 address is text, not a field.
         Some((field, value)) if !field.is_empty() && field.chars().all(|c| c.is_ascii_alphabetic()) => {
             let field = field.to_lowercase();
-            let known =
-                POD_FIELDS.contains(&&*field) || kind == Kind::Checks && CHECK_FIELDS.contains(&&*field);
+            let known = kind.fields().any(|known| known == field);
             if !known && !value.is_empty() && field.chars().any(|c| !c.is_ascii_hexdigit()) {
-                let mut fields = POD_FIELDS.join(", ");
-                if kind == Kind::Checks {
-                    fields = format!("{}, {fields}", CHECK_FIELDS.join(", "));
-                }
-                return Err(FilterError::UnknownField(field, fields));
+                return Err(FilterError::UnknownField(field, kind.fields().collect::<Vec<_>>().join(", ")));
             }
             if known {
                 (!value.is_empty()).then(|| Test::Field(field, value.to_lowercase()))
@@ -225,4 +251,60 @@ fn check_field(check: &Check, field: &str, value: &str, model: &Model) -> Option
         "node" => on_node(model, value),
         _ => return None,
     })
+}
+
+fn event_text(event: &Event) -> String {
+    format!("{} {} {} {}", event.kind, event.pod_name, event.container, event.message)
+}
+
+fn event_field(event: &Event, field: &str, value: &str) -> bool {
+    let has = |text: &str| text.to_lowercase().contains(value);
+    match field {
+        "kind" => has(&event.kind),
+        "pod" => has(&event.pod_name) || !event.pod_id.is_empty() && event.pod_id.starts_with(value),
+        "ns" => event.pod_name.split('/').next().is_some_and(|ns| ns.to_lowercase() == value),
+        "container" => has(&event.container),
+        "severity" => facts::severity(event) == value,
+        "message" => has(&event.message),
+        _ => false,
+    }
+}
+
+fn space_text(space: &HostNamespace) -> String {
+    let mut text = format!(
+        "{} {} {} {} {}",
+        space.kind,
+        space.inode,
+        facts::space_state(space),
+        space.pod_name,
+        space.message
+    );
+    for process in &space.processes {
+        text += &format!(" {} {}", process.pid, process.comm);
+    }
+    for hold in &space.holds {
+        text += &format!(" {} {}", hold.what, hold.comm);
+    }
+    text
+}
+
+fn space_field(space: &HostNamespace, init: u64, field: &str, value: &str) -> bool {
+    let has = |text: &str| text.to_lowercase().contains(value);
+    match field {
+        "kind" => space.kind == value,
+        "state" => match value {
+            "wrong" => space.wrong_owner,
+            _ => facts::space_state(space).to_lowercase().replace(' ', "") == value.replace(['-', '_'], ""),
+        },
+        "owner" => match value {
+            "init" => space.owner_inode == init,
+            _ => space.owner_inode.to_string().contains(value),
+        },
+        "inode" => space.inode.to_string().contains(value),
+        "pod" => has(&space.pod_name) || !space.pod_id.is_empty() && space.pod_id.starts_with(value),
+        "pid" => space.processes.iter().any(|process| process.pid.to_string() == value),
+        "comm" => space.processes.iter().any(|process| has(&process.comm)),
+        "holds" => space.holds.iter().any(|hold| has(&hold.what) || has(&hold.kind)),
+        _ => false,
+    }
 }

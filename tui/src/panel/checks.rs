@@ -1,10 +1,4 @@
-//! The stream of capability checks, newest at the bottom.
-//!
-//! ```text
-//!             ┌── move up ──▶ Held (the selection stays, new ones are counted) ── G, f ──┐
-//!  Following ─┤                                                                         ├─▶ Following
-//!             └── space ───▶ Paused (nothing moves, what waits is counted) ── space ────┘
-//! ```
+//! The stream of capability checks, newest at the bottom ([`super::stream`]).
 
 use crossterm::event::{KeyCode, KeyEvent};
 use ratatui::buffer::Buffer;
@@ -12,7 +6,8 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use sandboxd_api::console::{Check, check};
 
-use super::{Context, Effect, Hint, Panel, list, why_of_check};
+use super::stream::Stream;
+use super::{Context, Copied, Effect, Hint, Panel, why_of_check};
 use crate::fleet::NodeId;
 use crate::model::facts;
 use crate::text;
@@ -20,12 +15,7 @@ use crate::text;
 #[derive(Debug, Default)]
 pub struct Checks {
     denied_only: bool,
-    /// The selected check; `None` follows the newest.
-    held: Option<u64>,
-    /// The newest check shown while paused.
-    paused_at: Option<u64>,
-    offset: usize,
-    list: Rect,
+    stream: Stream,
     matched: Matched,
 }
 
@@ -59,58 +49,28 @@ impl Matched {
 }
 
 impl Checks {
-    /// What is shown: all that match, up to where it was paused.
-    fn shown(&self) -> &[u64] {
-        match self.paused_at {
-            Some(newest) => &self.matched.seqs[..self.matched.seqs.partition_point(|seq| *seq <= newest)],
-            None => &self.matched.seqs,
-        }
-    }
-
-    fn waiting(&self) -> usize {
-        self.matched.seqs.len() - self.shown().len()
-    }
-
-    fn at(&self) -> usize {
-        let shown = self.shown();
-        let last = shown.len().saturating_sub(1);
-        self.held.map_or(last, |seq| shown.partition_point(|shown| *shown < seq).min(last))
+    /// Shows everything again and follows it; a filter set from elsewhere must not stay hidden by a pause.
+    pub fn follow(&mut self) {
+        self.stream.follow();
+        self.denied_only = false;
     }
 
     fn selected(&self) -> Option<u64> {
-        self.shown().get(self.at()).copied()
-    }
-
-    /// Shows everything again and follows it; a filter set from elsewhere must not stay hidden by a pause.
-    pub fn follow(&mut self) {
-        self.held = None;
-        self.paused_at = None;
-        self.denied_only = false;
+        self.stream.selected(&self.matched.seqs)
     }
 
     fn state(&self, cx: &Context<'_>) -> Line<'static> {
         let (theme, dot) = (cx.theme, cx.theme.glyphs().dot);
-        let mut line = Line::default();
-        let below = self.shown().len().saturating_sub(self.at() + 1);
-        match (self.paused_at, self.held) {
-            (Some(_), _) => line.push_span(Span::styled(
-                format!(" paused {dot} {} waiting", text::grouped(self.waiting() as u64)),
-                theme.bad(),
-            )),
-            (None, Some(_)) => line.push_span(Span::styled(
-                format!(" held {dot} {} newer below", text::grouped(below as u64)),
-                theme.warn(),
-            )),
-            (None, None) => line.push_span(Span::styled(" following", theme.good())),
-        }
+        let mut line = self.stream.state(&self.matched.seqs, theme);
         let what = if self.denied_only { "denied only" } else { "all" };
         line.push_span(Span::styled(
             format!(" {dot} {what} {dot} {} kept", text::grouped(cx.model.checks.len() as u64)),
             theme.dim(),
         ));
         if !cx.shared.check_filter.is_empty() {
+            let matching = self.stream.shown(&self.matched.seqs).len();
             line.push_span(Span::styled(
-                format!(" {dot} /{} {dot} {} match", cx.shared.check_filter.text(), self.shown().len()),
+                format!(" {dot} /{} {dot} {matching} match", cx.shared.check_filter.text()),
                 theme.accent(),
             ));
         }
@@ -131,53 +91,41 @@ impl Panel for Checks {
         }
         let head = Rect { y: area.y + 1, height: 1, ..area };
         heading(buf, head, cx);
-        self.list = Rect { y: area.y + 2, height: area.height - 2, ..area };
-        let (at, height) = (self.at(), usize::from(self.list.height));
-        self.offset = list::scrolled(self.offset, at, height, self.shown().len());
-        if self.shown().is_empty() {
+        let list = Rect { y: area.y + 2, height: area.height - 2, ..area };
+        self.stream.place(list, &self.matched.seqs);
+        if self.stream.shown(&self.matched.seqs).is_empty() {
             let none = "no capability checks recorded yet: they appear as pods are made";
             let none = if cx.model.checks.is_empty() { none } else { "no check matches" };
-            buf.set_stringn(area.x + 2, self.list.y, none, usize::from(area.width), cx.theme.dim());
+            buf.set_stringn(area.x + 2, list.y, none, usize::from(area.width), cx.theme.dim());
         }
-        for (y, (index, seq)) in
-            (self.list.y..self.list.bottom()).zip(self.shown().iter().enumerate().skip(self.offset))
-        {
-            let Some(check) = cx.model.check(*seq) else { continue };
-            row(buf, Rect { y, height: 1, ..self.list }, check, index == at, cx);
+        for (area, seq, selected) in self.stream.visible(&self.matched.seqs) {
+            let Some(check) = cx.model.check(seq) else { continue };
+            row(buf, area, check, selected, cx);
         }
     }
 
     fn handle_key(&mut self, key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
         self.matched.update(self.denied_only, cx);
+        let newest = cx.model.checks.back().map_or(0, |check| check.seq);
         match key.code {
-            KeyCode::Char(' ' | 'p') => {
-                let newest = cx.model.checks.back().map_or(0, |check| check.seq);
-                self.paused_at = if self.paused_at.is_some() { None } else { Some(newest) };
-            }
-            KeyCode::Char('f') if key.modifiers.is_empty() => {
-                self.held = None;
-                self.paused_at = None;
-            }
             KeyCode::Char('d') if key.modifiers.is_empty() => self.denied_only = !self.denied_only,
             KeyCode::Char('w') | KeyCode::Enter => {
                 return Some(self.selected().map(|seq| why_of_check(seq, cx)).unwrap_or_default());
             }
-            _ => {
-                let len = self.shown().len();
-                let to = list::moved(key, self.at(), len, usize::from(self.list.height))?;
-                // At the end the newest is followed again.
-                self.held = if to + 1 >= len { None } else { self.shown().get(to).copied() };
-            }
+            _ => return self.stream.handle_key(key, newest, &self.matched.seqs).then(Vec::new),
         }
         Some(Vec::new())
     }
 
     fn click(&mut self, _column: u16, row: u16, _cx: &Context<'_>) -> Vec<Effect> {
-        if let Some(y) = row.checked_sub(self.list.y).filter(|y| *y < self.list.height) {
-            let hit = self.shown().get(self.offset + usize::from(y)).copied();
-            self.held = hit.or(self.held);
-        }
-        Vec::new()
+        super::opened(self.stream.click(row, &self.matched.seqs))
+    }
+
+    fn copy(&self, cx: &Context<'_>) -> Option<Copied> {
+        let check = cx.model.check(self.selected()?)?;
+        let who = format!("{} {} ({})", check.pod_name, check.comm, check.pid);
+        let what = format!("{}: {} {}", facts::call(check), check.capability_name, facts::verdict(check));
+        Some(Copied::new("the check", format!("{} {what} {}", who.trim_start(), check.reason).trim_end()))
     }
 
     fn hints(&self) -> &'static [Hint] {

@@ -54,6 +54,55 @@ const BY_WEIGHT: [Column; 15] = [
     Column::Flow,
 ];
 
+/// The heading, as the picker and "not shown" name a column.
+pub fn name(column: Column) -> &'static str {
+    shape(column).0
+}
+
+/// What a column says, in words.
+pub fn means(column: Column) -> &'static str {
+    match column {
+        Column::Name => "the pod's name",
+        Column::Node => "of several nodes: which one it is on",
+        Column::Namespace => "its namespace in the cluster",
+        Column::State => "where it is in its life",
+        Column::Userns => "inode of its user namespace",
+        Column::Netns => "inode of its network namespace",
+        Column::Owner => "whose user namespace owns the network namespace",
+        Column::Range => "the host's ids that its ids become",
+        Column::Address => "its addresses",
+        Column::Sysfs => "which sysfs it got, or that it was denied",
+        Column::Denied => "checks denied to it",
+        Column::Age => "since when it is there",
+        Column::Handler => "the runtime handler",
+        Column::Flow => "whether the user or the network namespace came first",
+        Column::Ready => "how long it took to make",
+    }
+}
+
+/// The columns an operator chose, in their order; without a choice all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chosen(Option<Vec<Column>>);
+
+impl Chosen {
+    /// Nothing chosen is no choice.
+    pub fn only(columns: Vec<Column>) -> Self {
+        Self(Some(columns).filter(|columns| !columns.is_empty()))
+    }
+
+    pub fn listed(&self) -> Option<&[Column]> {
+        self.0.as_deref()
+    }
+
+    fn order(&self) -> &[Column] {
+        self.0.as_deref().unwrap_or(&Column::ALL)
+    }
+
+    fn has(&self, column: Column, several: bool) -> bool {
+        self.order().contains(&column) && (several || column != Column::Node)
+    }
+}
+
 /// How many of them come before the names get more room.
 const ESSENTIAL: usize = 7;
 /// The room that names get then.
@@ -71,12 +120,12 @@ pub struct Placed {
 
 /// The columns that fit into `width`, in the table's order; `longest_name` of the names to be shown; the node's
 /// only with `several`.
-pub fn layout(width: usize, longest_name: usize, several: bool) -> Vec<Placed> {
+pub fn layout(width: usize, longest_name: usize, chosen: &Chosen, several: bool) -> Vec<Placed> {
     let mut room = width.saturating_sub(MARGIN);
-    let mut chosen = Vec::new();
+    let mut fitting = Vec::new();
     let mut least_name = shape(Column::Name).1;
-    for column in BY_WEIGHT.into_iter().filter(|column| several || *column != Column::Node) {
-        if chosen.len() == ESSENTIAL {
+    for column in BY_WEIGHT.into_iter().filter(|column| chosen.has(*column, several)) {
+        if fitting.len() == ESSENTIAL && chosen.has(Column::Name, several) {
             // Names that can be read come before more columns.
             let wider = ROOMY_NAME - least_name;
             if wider > room {
@@ -85,19 +134,19 @@ pub fn layout(width: usize, longest_name: usize, several: bool) -> Vec<Placed> {
             room -= wider;
             least_name = ROOMY_NAME;
         }
-        let needs = shape(column).1 + if chosen.is_empty() { 0 } else { GAP };
+        let needs = shape(column).1 + if fitting.is_empty() { 0 } else { GAP };
         // The first that does not fit ends it: the table must not reshuffle by a column's luck.
         if needs > room {
             break;
         }
         room -= needs;
-        chosen.push(column);
+        fitting.push(column);
     }
     let name = (least_name + room).min(longest_name.clamp(least_name, WIDEST_NAME));
     let mut x = MARGIN;
-    Column::ALL
-        .into_iter()
-        .filter(|column| chosen.contains(column))
+    let order = chosen.order().iter().copied();
+    order
+        .filter(|column| fitting.contains(column))
         .map(|column| {
             let width = if column == Column::Name { name } else { shape(column).1 };
             let placed = Placed { column, x, width };
@@ -107,13 +156,12 @@ pub fn layout(width: usize, longest_name: usize, several: bool) -> Vec<Placed> {
         .collect()
 }
 
-/// Headings of the columns that are not among `placed`.
-pub fn hidden(placed: &[Placed], several: bool) -> Vec<&'static str> {
-    Column::ALL
-        .into_iter()
-        .filter(|column| several || *column != Column::Node)
-        .filter(|column| placed.iter().all(|placed| placed.column != *column))
-        .map(|column| shape(column).0)
+/// Headings of the chosen columns that are not among `placed`.
+pub fn hidden(placed: &[Placed], chosen: &Chosen, several: bool) -> Vec<&'static str> {
+    let order = chosen.order().iter().filter(|column| chosen.has(**column, several));
+    order
+        .filter(|column| placed.iter().all(|placed| placed.column != **column))
+        .map(|column| shape(*column).0)
         .collect()
 }
 
@@ -212,21 +260,35 @@ mod tests {
     fn columns_fit_and_grow_with_the_terminal() {
         let mut before = 0;
         for width in 40..=220 {
-            let placed = layout(width, 25, true);
+            let placed = layout(width, 25, &Chosen::default(), true);
             let end = placed.last().map_or(0, |last| last.x + last.width);
             assert!(end <= width, "{width}: {placed:?}");
             assert!(placed.len() >= before, "{width} shows fewer columns than {}", width - 1);
             before = placed.len();
         }
         assert_eq!(before, Column::ALL.len());
-        assert!(hidden(&layout(220, 25, true), true).is_empty());
-        assert!(layout(220, 25, false).iter().all(|placed| placed.column != Column::Node));
-        assert!(hidden(&layout(220, 25, false), false).is_empty());
+        assert!(hidden(&layout(220, 25, &Chosen::default(), true), &Chosen::default(), true).is_empty());
+        let one = layout(220, 25, &Chosen::default(), false);
+        assert!(one.iter().all(|placed| placed.column != Column::Node));
+        assert!(hidden(&one, &Chosen::default(), false).is_empty());
+    }
+
+    #[test]
+    fn a_choice_is_an_order_and_hides_the_rest() {
+        let chosen = Chosen::only(vec![Column::Denied, Column::Age, Column::Namespace]);
+        let shown: Vec<_> = layout(80, 25, &chosen, false).iter().map(|placed| placed.column).collect();
+        assert_eq!(shown, [Column::Denied, Column::Age, Column::Namespace]);
+        assert_eq!(layout(80, 25, &chosen, false)[0].width, 7);
+        let narrow: Vec<_> = layout(24, 25, &chosen, false).iter().map(|placed| placed.column).collect();
+        assert_eq!(narrow, [Column::Denied, Column::Namespace], "by weight, in the chosen order");
+        assert_eq!(hidden(&layout(24, 25, &chosen, false), &chosen, false), ["AGE"]);
+        assert_eq!(Chosen::only(Vec::new()), Chosen::default());
     }
 
     #[test]
     fn eighty_columns_show_both_inodes_and_their_owner() {
-        let shown: Vec<_> = layout(80, 25, false).iter().map(|placed| placed.column).collect();
+        let placed = layout(80, 25, &Chosen::default(), false);
+        let shown: Vec<_> = placed.iter().map(|placed| placed.column).collect();
         for column in [Column::Userns, Column::Netns, Column::Owner, Column::Sysfs, Column::Denied] {
             assert!(shown.contains(&column), "{column:?} is not among {shown:?}");
         }

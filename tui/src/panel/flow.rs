@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use sandboxd_api::console::{Pod, Step, Timeline};
 
 use super::pods::{Pods, pod_key};
-use super::{Context, Effect, Hint, Panel};
+use super::{Context, Copied, Effect, Hint, Panel};
 use crate::actions::Subject;
 use crate::model::facts;
 use crate::text;
@@ -151,12 +151,23 @@ impl Panel for Flow {
         pod_key(key, cx).or_else(|| self.pods.handle_key(key, cx))
     }
 
+    fn copy(&self, cx: &Context<'_>) -> Option<Copied> {
+        super::pods::copied(cx)
+    }
+
     fn subject(&self, cx: &Context<'_>) -> Option<Subject> {
         super::pods::selected(cx)
     }
 
     fn hints(&self) -> &'static [Hint] {
-        &[("j k", "other pod"), ("Enter", "open"), ("w", "why"), ("e", "next problem")]
+        &[
+            ("j k", "other pod"),
+            ("Enter", "containers"),
+            ("w", "why"),
+            ("e", "next problem"),
+            ("D", "describe"),
+            ("y", "copy its id"),
+        ]
     }
 }
 

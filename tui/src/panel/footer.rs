@@ -16,27 +16,34 @@ pub struct Prompt {
     pub before: String,
 }
 
-/// The keys that matter, as many as fit; help and quit always.
-pub fn hints(buf: &mut Buffer, area: Rect, hints: &[Hint], cx: &Context<'_>) {
+/// The keys that matter, as many as fit; help and quit always. Where each was drawn, for the mouse.
+pub fn hints(buf: &mut Buffer, area: Rect, hints: &[Hint], cx: &Context<'_>) -> Vec<(Rect, char)> {
     const ALWAYS: [Hint; 2] = [("?", "help"), ("q", "quit")];
-    let width = |hint: &Hint| text::width(hint.0) + 1 + text::width(hint.1) + 3;
+    let width = |hint: &Hint| text::width(&cx.shared.keys.label(hint.0)) + 1 + text::width(hint.1) + 3;
     let mut room = usize::from(area.width).saturating_sub(ALWAYS.iter().map(width).sum::<usize>());
     let mut line = Line::raw(" ");
+    let mut buttons = Vec::new();
     for hint in hints.iter().take_while(|hint| {
         let fits = width(hint) <= room;
         room = room.saturating_sub(width(hint));
         fits
     }) {
-        push(&mut line, hint, cx);
+        push(&mut line, hint, area, &mut buttons, cx);
     }
     for hint in &ALWAYS {
-        push(&mut line, hint, cx);
+        push(&mut line, hint, area, &mut buttons, cx);
     }
     buf.set_line(area.x, area.y, &line, area.width);
+    buttons
 }
 
-fn push(line: &mut Line<'_>, hint: &Hint, cx: &Context<'_>) {
-    line.push_span(Span::styled(hint.0, cx.theme.heading()));
+fn push(line: &mut Line<'_>, hint: &Hint, area: Rect, buttons: &mut Vec<(Rect, char)>, cx: &Context<'_>) {
+    let (x, keys) = (area.x + text::cells(line.width()), cx.shared.keys.label(hint.0));
+    let mut chars = hint.0.chars();
+    let manual = if hint.0 == "space" { Some(' ') } else { chars.next().filter(|_| chars.next().is_none()) };
+    let width = text::cells(text::width(&keys) + 1 + text::width(hint.1));
+    buttons.extend(manual.map(|key| (Rect { x, width, height: 1, ..area }, key)));
+    line.push_span(Span::styled(keys, cx.theme.heading()));
     line.push_span(Span::styled(format!(" {}   ", hint.1), cx.theme.dim()));
 }
 

@@ -7,22 +7,26 @@ use ratatui::text::{Line, Span};
 
 use super::pager::{Pager, labelled};
 use super::{Context, Effect, Hint, Panel};
-use crate::model::filter::{CHECK_FIELDS, POD_FIELDS};
+use crate::model::filter::{CHECK_FIELDS, EVENT_FIELDS, POD_FIELDS, SPACE_FIELDS};
 use crate::theme::WRONG;
 
 /// Keys that work in every panel.
 pub const GLOBAL: &[Hint] = &[
-    ("1 2 3 4", "pods, tree, checks, flow; Tab goes round"),
-    ("i", "node: observer, losses, what is degraded and why"),
+    ("1 to 4", "pods, ownership tree of the pods, capability checks, flow; Tab goes round"),
+    ("5 to 8", "capabilities, namespaces of the whole node, events, node (also i)"),
     ("l", "the log of the selected pod or container"),
-    ("x X", "stop, remove it; asks first (only with --allow-actions)"),
-    ("e E", "a shell, a command in a container; ends as it ends (only with --allow-actions)"),
+    ("x X", "stop it, remove it; asks first (only with --allow-actions)"),
+    ("e E", "in a container: a shell, a command (only with --allow-actions)"),
     ("N", "the nodes, where there are several"),
     ("/", "filter; Esc clears it"),
     ("Esc", "back"),
+    ("y", "copy what is selected to your terminal's clipboard, over SSH too (OSC 52)"),
     ("?", "this help"),
     ("g G", "first, last; PgUp PgDn Ctrl-u Ctrl-d by pages"),
-    ("mouse", "click a row, a heading or a tab; wheel scrolls; Shift selects text (off: --no-mouse)"),
+    (
+        "mouse",
+        "click a row, again to open it, a heading, a tab or a hint; wheel scrolls; Shift selects text (off: --no-mouse)",
+    ),
     ("q", "quit"),
 ];
 
@@ -48,12 +52,13 @@ impl Help {
             lines.push(Line::from(Span::styled(format!(" {words}"), theme.heading())));
         };
         heading(&mut lines, self.of.to_uppercase());
+        let keys = &cx.shared.keys;
         for (key, does) in self.hints {
-            labelled(&mut lines, key, does, width, 10, theme);
+            labelled(&mut lines, &keys.label(key), does, width, 10, theme);
         }
         heading(&mut lines, "EVERYWHERE".to_owned());
         for (key, does) in GLOBAL {
-            labelled(&mut lines, key, does, width, 10, theme);
+            labelled(&mut lines, &keys.label(key), does, width, 10, theme);
         }
         heading(&mut lines, "FILTER: WORDS THAT ALL MUST MATCH".to_owned());
         for (example, means) in [
@@ -67,6 +72,8 @@ impl Help {
         }
         labelled(&mut lines, "fields, pods", &POD_FIELDS.join(" "), width, 16, theme);
         labelled(&mut lines, "fields, checks", &CHECK_FIELDS.join(" "), width, 16, theme);
+        labelled(&mut lines, "fields, events", &EVENT_FIELDS.join(" "), width, 16, theme);
+        labelled(&mut lines, "fields, spaces", &SPACE_FIELDS.join(" "), width, 16, theme);
         heading(&mut lines, "SIGNS".to_owned());
         for (sign, means) in [
             (format!("{WRONG} init"), "the pod's network namespace belongs to the host's user namespace"),
@@ -74,7 +81,11 @@ impl Help {
             (format!("{} creating", glyphs.creating), "on its way up or down"),
             (format!("{} failed", glyphs.failed), "failed: w says why"),
             ("own / host ro".to_owned(), "sysfs: of the pod's netns / the host's, read-only"),
+            (format!("{WRONG} net … LEAKED"), "a namespace without a process that nothing should keep alive"),
+            (format!("{WRONG} 5 lost"), "checks that the kernel could not hand over: the picture has gaps"),
+            (format!("{WRONG} stale 5s"), "the daemon is gone: what is shown is that old"),
         ] {
+            let sign = sign.replace('…', glyphs.ellipsis);
             labelled(&mut lines, &sign, means, width, 16, theme);
         }
         lines

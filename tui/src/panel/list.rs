@@ -1,6 +1,7 @@
 //! Moving in lists: vim's keys, arrows, pages.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::layout::Rect;
 
 /// Where `key` moves to from row `at` of `len`, `page` rows being visible; `None` when it is no such key.
 pub fn moved(key: KeyEvent, at: usize, len: usize, page: usize) -> Option<usize> {
@@ -29,6 +30,59 @@ pub fn moved(key: KeyEvent, at: usize, len: usize, page: usize) -> Option<usize>
 pub fn scrolled(offset: usize, at: usize, height: usize, len: usize) -> usize {
     let lowest = (at + 1).saturating_sub(height);
     offset.clamp(lowest, at.max(lowest)).min(len.saturating_sub(height))
+}
+
+/// A selected row among rows of which some are visible.
+#[derive(Debug, Default)]
+pub struct Cursor {
+    pub at: usize,
+    offset: usize,
+    /// Where the rows were drawn, for pages and the mouse.
+    area: Rect,
+}
+
+/// What a click hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Click {
+    Nothing,
+    Row,
+    /// The row that was selected already: open it.
+    Selected,
+}
+
+impl Cursor {
+    /// Keeps the selection among `len` rows and in sight.
+    pub fn place(&mut self, area: Rect, len: usize) {
+        self.area = area;
+        self.at = self.at.min(len.saturating_sub(1));
+        self.offset = scrolled(self.offset, self.at, usize::from(area.height), len);
+    }
+
+    /// The visible rows: where, and which.
+    pub fn visible(&self, len: usize) -> impl Iterator<Item = (Rect, usize)> + use<> {
+        let area = self.area;
+        (area.y..area.bottom())
+            .zip(self.offset..len)
+            .map(move |(y, index)| (Rect { y, height: 1, ..area }, index))
+    }
+
+    /// Whether the key moved.
+    pub fn handle_key(&mut self, key: KeyEvent, len: usize) -> bool {
+        let to = moved(key, self.at, len, usize::from(self.area.height));
+        self.at = to.unwrap_or(self.at);
+        to.is_some()
+    }
+
+    pub fn click(&mut self, row: u16, len: usize) -> Click {
+        let hit = row.checked_sub(self.area.y).filter(|y| *y < self.area.height);
+        match hit.map(|y| self.offset + usize::from(y)) {
+            Some(index) if index < len => {
+                let before = std::mem::replace(&mut self.at, index);
+                if before == index { Click::Selected } else { Click::Row }
+            }
+            _ => Click::Nothing,
+        }
+    }
 }
 
 #[cfg(test)]

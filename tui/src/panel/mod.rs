@@ -1,7 +1,10 @@
 //! Panels. Each is `draw` plus `handle_key -> effects`; none knows the terminal, the feed or another panel.
 
+pub mod caps;
 pub mod checks;
 pub mod columns;
+pub mod containers;
+pub mod events;
 pub mod flow;
 pub mod footer;
 pub mod help;
@@ -11,10 +14,15 @@ pub mod modal;
 pub mod node;
 pub mod nodes;
 pub mod pager;
+pub mod picker;
 pub mod pod;
 pub mod pods;
 pub mod processes;
+pub mod readings;
+pub mod spaces;
 pub mod status;
+pub mod stream;
+pub mod table;
 pub mod tree;
 pub mod why;
 
@@ -27,10 +35,14 @@ use sandboxd_api::console::Pod;
 use crate::actions::Subject;
 use crate::feed::Request;
 use crate::fleet::{self, Answers, NodeId, PodKey};
+use crate::keys::Keymap;
 use crate::model::Model;
 use crate::model::filter::Filter;
-use crate::model::sort::Sort;
+use crate::model::sort::{Column, Sort};
 use crate::theme::Theme;
+
+use columns::Chosen;
+use readings::Want;
 
 /// What the panels share: the selection and the filters.
 #[derive(Debug, Default)]
@@ -44,7 +56,12 @@ pub struct Shared {
     pub selected: Option<PodKey>,
     pub pod_filter: Filter,
     pub check_filter: Filter,
+    pub event_filter: Filter,
+    pub space_filter: Filter,
     pub sort: Sort,
+    /// The columns of the pod table, in their order.
+    pub columns: Chosen,
+    pub keys: Keymap,
 }
 
 /// What a panel sees while it draws or takes a key.
@@ -95,10 +112,34 @@ pub enum Effect {
     Sort(Sort),
     /// Opens a panel over this one.
     Open(Box<dyn Panel>),
-    /// Shows the checks of one process.
-    ChecksOf(i32),
+    /// Shows the checks that match a filter.
+    Checks(String),
+    /// As if Enter was pressed: a click on the selected row.
+    Enter,
+    /// Which columns the pod table has, in which order; kept for the next start.
+    Columns(Vec<Column>),
     Ask(Request),
+    /// Reads again what the panel wants, now.
+    ReadAgain,
     Notice(String),
+}
+
+/// What `y` puts on the clipboard, and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    pub what: &'static str,
+    pub text: String,
+}
+
+impl Copied {
+    pub fn new(what: &'static str, text: &str) -> Self {
+        Self { what, text: text.to_owned() }
+    }
+}
+
+/// A second click on a row opens it.
+pub fn opened(click: list::Click) -> Vec<Effect> {
+    if click == list::Click::Selected { vec![Effect::Enter] } else { Vec::new() }
 }
 
 /// A key and what it does, for the footer and the help.
@@ -130,6 +171,16 @@ pub trait Panel: std::fmt::Debug {
 
     /// The container whose log it shows.
     fn follows(&self) -> Option<&str> {
+        None
+    }
+
+    /// What must be read for it while it is on the screen.
+    fn wants(&self, _cx: &Context<'_>) -> Vec<Want> {
+        Vec::new()
+    }
+
+    /// What is selected, as text for the clipboard.
+    fn copy(&self, _cx: &Context<'_>) -> Option<Copied> {
         None
     }
 

@@ -8,7 +8,7 @@ use sandboxd_api::console::{IdRange, Pod};
 
 use super::pager::{Pager, labelled};
 use super::processes::Processes;
-use super::{Context, Effect, Hint, Panel, columns, flow, why_of_pod};
+use super::{Context, Copied, Effect, Hint, Panel, columns, flow, why_of_pod};
 use crate::actions::Subject;
 use crate::model::facts;
 use crate::text;
@@ -124,7 +124,7 @@ impl Panel for PodDetail {
 
     fn handle_key(&mut self, key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
         match key.code {
-            KeyCode::Enter => Some(vec![Effect::Open(Box::new(Processes::new(&self.id)))]),
+            KeyCode::Enter => Some(vec![Effect::Open(Box::new(Processes::of(&self.id, None)))]),
             KeyCode::Char('w') => Some(why_of_pod(&self.id, cx)),
             _ => self.pager.handle_key(key).then(Vec::new),
         }
@@ -134,7 +134,11 @@ impl Panel for PodDetail {
         Some(Subject::Pod(self.id.clone()))
     }
 
+    fn copy(&self, _cx: &Context<'_>) -> Option<Copied> {
+        Some(Copied::new("the pod's id", &self.id))
+    }
+
     fn hints(&self) -> &'static [Hint] {
-        &[("Esc", "back"), ("Enter", "processes"), ("w", "why"), ("j k", "scroll")]
+        &[("Esc", "back"), ("Enter", "processes"), ("w", "why"), ("y", "copy its id"), ("j k", "scroll")]
     }
 }

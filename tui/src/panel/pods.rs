@@ -6,7 +6,8 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::columns::{self, Placed};
-use super::{Context, Effect, Hint, Panel, list, pod, why_of_pod};
+use super::containers::Containers;
+use super::{Context, Copied, Effect, Hint, Panel, list, pod, why_of_pod};
 use crate::actions::Subject;
 use crate::fleet;
 use crate::model::facts;
@@ -61,7 +62,8 @@ impl Panel for Pods {
     }
 
     fn draw(&mut self, buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
-        self.placed = columns::layout(usize::from(area.width), cx.shared.longest_name, cx.several());
+        let (width, several) = (usize::from(area.width), cx.several());
+        self.placed = columns::layout(width, cx.shared.longest_name, &cx.shared.columns, several);
         self.heading(buf, area, cx);
         self.rows = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
         if cx.shared.rows.is_empty() {
@@ -100,6 +102,9 @@ impl Panel for Pods {
     }
 
     fn handle_key(&mut self, key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
+        if key.code == KeyCode::Char('c') && key.modifiers.is_empty() {
+            return Some(vec![Effect::Open(Box::new(super::picker::Picker::new(&cx.shared.columns)))]);
+        }
         if let Some(effects) = pod_key(key, cx) {
             return Some(effects);
         }
@@ -125,8 +130,15 @@ impl Panel for Pods {
         let Some(y) = row.checked_sub(self.rows.y).filter(|y| *y < self.rows.height) else {
             return Vec::new();
         };
-        let id = cx.shared.rows.get(self.offset + usize::from(y));
-        id.map(|id| Effect::Select(id.clone())).into_iter().collect()
+        match cx.shared.rows.get(self.offset + usize::from(y)) {
+            Some(id) if Some(id) == cx.shared.selected.as_ref() => vec![Effect::Enter],
+            Some(id) => vec![Effect::Select(id.clone())],
+            None => Vec::new(),
+        }
+    }
+
+    fn copy(&self, cx: &Context<'_>) -> Option<Copied> {
+        copied(cx)
     }
 
     fn subject(&self, cx: &Context<'_>) -> Option<Subject> {
@@ -135,12 +147,15 @@ impl Panel for Pods {
 
     fn hints(&self) -> &'static [Hint] {
         &[
-            ("Enter", "open"),
+            ("Enter", "containers"),
             ("w", "why"),
             ("e", "next problem"),
             ("/", "filter"),
             ("s", "sort"),
+            ("D", "describe"),
+            ("c", "columns"),
             ("S", "reverse"),
+            ("y", "copy its id"),
             ("j k", "move"),
         ]
     }
@@ -156,8 +171,9 @@ pub fn pod_key(key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
     let selected = cx.shared.selected.as_deref();
     let effects = match key.code {
         KeyCode::Enter => {
-            selected.map(|id| Effect::Open(Box::new(pod::PodDetail::new(id)))).into_iter().collect()
+            selected.map(|id| Effect::Open(Box::new(Containers::new(id)))).into_iter().collect()
         }
+        KeyCode::Char('D') => selected.map(describe).into_iter().collect(),
         KeyCode::Char('w') => selected.map(|id| why_of_pod(id, cx)).unwrap_or_default(),
         KeyCode::Char('e') => vec![next_problem(cx)],
         KeyCode::Char('s') => vec![Effect::Sort(cx.shared.sort.next(1, cx.several()))],
@@ -168,6 +184,16 @@ pub fn pod_key(key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
         _ => return None,
     };
     Some(effects)
+}
+
+/// Opens the pod in full.
+pub fn describe(id: &str) -> Effect {
+    Effect::Open(Box::new(pod::PodDetail::new(id)))
+}
+
+/// The selected pod's id, for the clipboard.
+pub fn copied(cx: &Context<'_>) -> Option<Copied> {
+    cx.shared.selected.as_deref().map(|id| Copied::new("the pod's id", id))
 }
 
 /// Selects the next pod below that is worth a look, round the end.

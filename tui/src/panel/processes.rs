@@ -1,35 +1,42 @@
-//! The processes of one pod, with what the kernel allowed and denied each of them.
+//! The processes of one pod or of one of its containers, with what the kernel allowed and denied each of them.
 
 use crossterm::event::{KeyCode, KeyEvent};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
+use sandboxd_api::console::Process;
 
-use super::{Context, Effect, Hint, Panel, checks, list};
+use super::list::Cursor;
+use super::{Context, Copied, Effect, Hint, Panel, checks, opened};
 use crate::model::facts;
 use crate::text;
 
 #[derive(Debug)]
 pub struct Processes {
     id: String,
-    at: usize,
-    offset: usize,
-    rows: Rect,
+    /// Of this container; of the whole pod without.
+    container: Option<String>,
+    cursor: Cursor,
 }
 
 impl Processes {
-    pub fn new(id: &str) -> Self {
-        Self { id: id.to_owned(), at: 0, offset: 0, rows: Rect::ZERO }
+    pub fn of(id: &str, container: Option<String>) -> Self {
+        Self { id: id.to_owned(), container, cursor: Cursor::default() }
     }
 
-    fn len(&self, cx: &Context<'_>) -> usize {
-        cx.model.pod(Some(&self.id)).map_or(0, |pod| pod.processes.len())
+    fn rows<'a>(&self, cx: &Context<'a>) -> Vec<&'a Process> {
+        let role = self.container.as_ref().map(|name| format!("container:{name}"));
+        let of_it = |process: &&Process| role.as_ref().is_none_or(|role| process.role == *role);
+        cx.model
+            .pod(Some(&self.id))
+            .map(|pod| pod.processes.iter().filter(of_it).collect())
+            .unwrap_or_default()
     }
 }
 
 impl Panel for Processes {
     fn title(&self, _cx: &Context<'_>) -> String {
-        "processes".to_owned()
+        self.container.clone().unwrap_or_else(|| "processes".to_owned())
     }
 
     fn draw(&mut self, buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
@@ -43,15 +50,14 @@ impl Panel for Processes {
             "PID", "ROLE", "DENIED", "ALLOWED", "COMMAND", "NEWEST CHECK"
         );
         buf.set_stringn(area.x, area.y, head, usize::from(area.width), theme.heading());
-        self.rows = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
-        self.at = self.at.min(pod.processes.len().saturating_sub(1));
-        self.offset =
-            list::scrolled(self.offset, self.at, usize::from(self.rows.height), pod.processes.len());
-        if pod.processes.is_empty() {
-            buf.set_string(area.x + 2, self.rows.y, "no processes", theme.dim());
+        let rows = self.rows(cx);
+        let list = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
+        self.cursor.place(list, rows.len());
+        if rows.is_empty() {
+            buf.set_string(area.x + 2, list.y, "no processes", theme.dim());
         }
-        let visible = pod.processes.iter().enumerate().skip(self.offset);
-        for (y, (index, process)) in (self.rows.y..self.rows.bottom()).zip(visible) {
+        for (area, index) in self.cursor.visible(rows.len()) {
+            let process = rows[index];
             // By pod as well: pids come round again.
             let mut of_it =
                 cx.model.checks.iter().filter(|check| check.pid == process.pid && check.pod_id == pod.id);
@@ -62,7 +68,7 @@ impl Panel for Processes {
                 format!("{}  {what}", checks::clock(check.time_ns, cx))
             });
             let fit = |value: &str, columns| text::left(value, columns, theme.glyphs().ellipsis);
-            let pointer = if index == self.at { theme.glyphs().pointer } else { " " };
+            let pointer = if index == self.cursor.at { theme.glyphs().pointer } else { " " };
             let line = Line::from(vec![
                 Span::raw(text::left(pointer, 2, "")),
                 Span::raw(format!("{:>8}  ", process.pid)),
@@ -72,30 +78,35 @@ impl Panel for Processes {
                 Span::raw(fit(&process.comm, 15) + " "),
                 Span::raw(newest),
             ]);
-            buf.set_line(area.x, y, &line, area.width);
-            if index == self.at {
-                buf.set_style(Rect { y, height: 1, ..area }, theme.selected());
+            buf.set_line(area.x, area.y, &line, area.width);
+            if index == self.cursor.at {
+                buf.set_style(area, theme.selected());
             }
         }
     }
 
     fn handle_key(&mut self, key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
         if key.code == KeyCode::Enter {
-            let process = cx.model.pod(Some(&self.id)).and_then(|pod| pod.processes.get(self.at));
-            return Some(process.map(|process| Effect::ChecksOf(process.pid)).into_iter().collect());
+            let rows = self.rows(cx);
+            return Some(
+                rows.get(self.cursor.at)
+                    .map(|process| Effect::Checks(format!("pid:{}", process.pid)))
+                    .into_iter()
+                    .collect(),
+            );
         }
-        self.at = list::moved(key, self.at, self.len(cx), usize::from(self.rows.height))?;
-        Some(Vec::new())
+        self.cursor.handle_key(key, self.rows(cx).len()).then(Vec::new)
     }
 
     fn click(&mut self, _column: u16, row: u16, cx: &Context<'_>) -> Vec<Effect> {
-        if let Some(y) = row.checked_sub(self.rows.y) {
-            self.at = (self.offset + usize::from(y)).min(self.len(cx).saturating_sub(1));
-        }
-        Vec::new()
+        opened(self.cursor.click(row, self.rows(cx).len()))
+    }
+
+    fn copy(&self, cx: &Context<'_>) -> Option<Copied> {
+        self.rows(cx).get(self.cursor.at).map(|process| Copied::new("the pid", &process.pid.to_string()))
     }
 
     fn hints(&self) -> &'static [Hint] {
-        &[("Esc", "back"), ("Enter", "its checks"), ("j k", "move")]
+        &[("Esc", "back"), ("Enter", "its checks"), ("y", "copy its pid"), ("j k", "move")]
     }
 }

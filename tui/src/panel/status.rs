@@ -9,6 +9,7 @@ use sandboxd_api::console::observer::State;
 
 use super::Context;
 use crate::link::Link;
+use crate::model::facts;
 use crate::text;
 use crate::theme::WRONG;
 
@@ -47,6 +48,14 @@ pub fn connection(link: &Link, cx: &Context<'_>) -> (String, Style) {
     }
 }
 
+/// Namespaces that leaked: as last read, else as the events tell.
+fn leaked(cx: &Context<'_>) -> usize {
+    match cx.answers.readings.namespaces() {
+        Some(answer) => answer.namespaces.iter().filter(|space| facts::is_leaked(space)).count(),
+        None => cx.model.events.iter().filter(|event| event.kind == "namespace-leaked").count(),
+    }
+}
+
 fn parts(link: &Link, cx: &Context<'_>) -> Vec<Part> {
     let (theme, model) = (cx.theme, cx.model);
     let mut parts = Vec::new();
@@ -69,7 +78,7 @@ fn parts(link: &Link, cx: &Context<'_>) -> Vec<Part> {
         return parts;
     }
     let (observer, style) = observer(cx);
-    add(3, observer, style);
+    add(6, observer, style);
     add(8, format!("{} checks", text::grouped(model.observer.seen)), theme.plain());
     match model.observer.lost {
         0 => add(1, "0 lost".to_owned(), theme.dim()),
@@ -78,9 +87,13 @@ fn parts(link: &Link, cx: &Context<'_>) -> Vec<Part> {
     if model.missed > 0 {
         add(2, format!("! {} missed here", text::grouped(model.missed)), theme.warn());
     }
+    match leaked(cx) {
+        0 => {}
+        some => add(3, format!("{WRONG} {some} leaked (6)"), theme.bad()),
+    }
     match model.node.degradations.len() + model.observer.degradations.len() {
         0 => {}
-        some => add(4, format!("! {some} degraded (i)"), theme.warn()),
+        some => add(4, format!("! {some} degraded (8)"), theme.warn()),
     }
     if !model.node.network_ready {
         add(5, format!("{WRONG} no network"), theme.bad());

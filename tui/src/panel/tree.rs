@@ -19,7 +19,7 @@ use ratatui::text::{Line, Span};
 use sandboxd_api::console::{Namespace, Pod};
 
 use super::pods::pod_key;
-use super::{Context, Effect, Hint, Panel, columns, list};
+use super::{Context, Copied, Effect, Hint, Panel, columns, list};
 use crate::actions::Subject;
 use crate::fleet::{NodeId, PodKey};
 use crate::model::facts;
@@ -232,7 +232,7 @@ pub fn glance(buf: &mut Buffer, area: Rect, rows: &[Row], theme: Theme) {
 #[derive(Debug, Default)]
 pub struct Tree {
     rows: Vec<Row>,
-    /// What the rows were built from: the node, its revision, the width, the rows.
+    /// What the rows were built from: the node, the shape of its pods, the width, the rows.
     key: Option<(NodeId, u64, u16, u64)>,
     /// The selected pod that was moved to: lines of no pod can be reached all the same.
     followed: Option<PodKey>,
@@ -243,7 +243,7 @@ pub struct Tree {
 
 impl Tree {
     fn refresh(&mut self, cx: &Context<'_>) {
-        let key = (cx.node, cx.model.revision, self.area.width, cx.shared.rows_version);
+        let key = (cx.node, cx.model.shape, self.area.width, cx.shared.rows_version);
         if self.key.as_ref() == Some(&key) {
             return;
         }
@@ -308,9 +308,14 @@ impl Panel for Tree {
 
     fn click(&mut self, _column: u16, row: u16, cx: &Context<'_>) -> Vec<Effect> {
         match row.checked_sub(self.area.y).map(|y| self.offset + usize::from(y)) {
+            Some(to) if to == self.at && to < self.rows.len() => vec![Effect::Enter],
             Some(to) if to < self.rows.len() => self.select(to, cx),
             _ => Vec::new(),
         }
+    }
+
+    fn copy(&self, cx: &Context<'_>) -> Option<Copied> {
+        super::pods::copied(cx)
     }
 
     fn subject(&self, cx: &Context<'_>) -> Option<Subject> {
@@ -318,6 +323,14 @@ impl Panel for Tree {
     }
 
     fn hints(&self) -> &'static [Hint] {
-        &[("Enter", "open the pod"), ("w", "why"), ("e", "next problem"), ("/", "filter"), ("j k", "move")]
+        &[
+            ("Enter", "containers"),
+            ("w", "why"),
+            ("e", "next problem"),
+            ("/", "filter"),
+            ("D", "describe"),
+            ("y", "copy its id"),
+            ("j k", "move"),
+        ]
     }
 }

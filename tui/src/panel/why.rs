@@ -7,7 +7,7 @@ use ratatui::text::Line;
 use sandboxd_api::console::{Check, Explanation};
 
 use super::pager::{Pager, labelled};
-use super::{Context, Effect, Hint, Panel, why_of_check};
+use super::{Context, Copied, Effect, Hint, Panel, why_of_check};
 use crate::model::facts;
 use crate::text;
 use crate::theme::WRONG;
@@ -169,7 +169,13 @@ impl Panel for Why {
         self.pager.handle_key(key).then(Vec::new)
     }
 
+    fn copy(&self, cx: &Context<'_>) -> Option<Copied> {
+        let lines = self.lines(u16::MAX, cx);
+        let lines: Vec<_> = lines.iter().map(|line| line.to_string().trim().to_owned()).collect();
+        Some(Copied::new("the explanation", lines.join("\n").trim()))
+    }
+
     fn hints(&self) -> &'static [Hint] {
-        &[("Esc", "back"), ("j k", "scroll")]
+        &[("Esc", "back"), ("y", "copy the explanation"), ("j k", "scroll")]
     }
 }

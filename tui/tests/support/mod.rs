@@ -8,9 +8,12 @@ use jiff::tz::TimeZone;
 use ratatui::backend::TestBackend;
 use sandboxd_api::console::WatchResponse;
 use sandboxd_tui::app::{App, Command, Event, Settings};
+use sandboxd_tui::exec::Exec;
+use sandboxd_tui::fleet::NodeId;
 use sandboxd_tui::feed::{FeedEvent, Request, replay};
 use sandboxd_tui::link::Link;
-use sandboxd_tui::record::{self, Entry, What};
+use sandboxd_tui::model::sort::Column;
+use sandboxd_tui::record::{self, Entry};
 use sandboxd_tui::theme::Theme;
 
 pub fn fixture() -> PathBuf {
@@ -25,9 +28,9 @@ pub fn messages() -> Vec<WatchResponse> {
     entries().into_iter().filter_map(|entry| replay::message(entry.what)).collect()
 }
 
-pub const COLOR: Theme = Theme { color: true, ascii: false };
-pub const NO_COLOR: Theme = Theme { color: false, ascii: false };
-pub const ASCII: Theme = Theme { color: false, ascii: true };
+pub const COLOR: Theme = Theme { color: true, ascii: false, light: false };
+pub const NO_COLOR: Theme = Theme { color: false, ascii: false, light: false };
+pub const ASCII: Theme = Theme { color: false, ascii: true, light: false };
 
 /// The console over the recorded node, its clock standing still at the recording's end.
 pub struct Console {
@@ -37,6 +40,11 @@ pub struct Console {
     /// What the console asked for and was answered.
     pub asked: Vec<Request>,
     pub quit: bool,
+    pub execs: Vec<Exec>,
+    /// What was put on the clipboard last.
+    pub copied: Option<String>,
+    /// The columns to be kept for the next start.
+    pub remembered: Option<Vec<Column>>,
 }
 
 impl Console {
@@ -51,29 +59,43 @@ impl Console {
     }
 
     pub fn empty(width: u16, height: u16, theme: Theme) -> Self {
-        let settings =
-            Settings { theme, tz: TimeZone::UTC, filter: Default::default(), sort: Default::default() };
+        let settings = Settings {
+            theme,
+            tz: TimeZone::UTC,
+            filter: Default::default(),
+            sort: Default::default(),
+            config: Default::default(),
+            allow_actions: false,
+        };
         Self {
             app: App::new(settings, Link::Connecting, 0),
             terminal: ratatui::Terminal::new(TestBackend::new(width, height)).unwrap(),
             now_ns: 0,
             asked: Vec::new(),
             quit: false,
+            execs: Vec::new(),
+            copied: None,
+            remembered: None,
         }
     }
 
     pub fn feed(&mut self, event: FeedEvent) {
-        self.event(Event::Feed(event));
+        self.event(Event::Feed(NodeId(0), event));
     }
 
     fn event(&mut self, event: Event) {
         for command in self.app.handle(event, self.now_ns) {
             match command {
                 Command::Quit => self.quit = true,
-                Command::Ask(request) => {
+                Command::Copy(text) => self.copied = Some(text),
+                Command::Remember(columns) => self.remembered = Some(columns),
+                Command::Exec(_, exec) => self.execs.push(exec),
+                Command::Ask(_, request) => {
                     self.asked.push(request.clone());
-                    if let Request::Explain { seq } = request {
-                        self.feed(FeedEvent::Explained { seq, answer: recorded(seq) });
+                    if !matches!(request, Request::Timeline { .. }) {
+                        if let Some(answer) = replay::Answers::of(&entries()).to(request, self.now_ns) {
+                            self.feed(answer);
+                        }
                     }
                 }
             }
@@ -104,14 +126,4 @@ impl Console {
             .unwrap();
         sandboxd_tui::once::text(self.terminal.backend().buffer())
     }
-}
-
-fn recorded(seq: u64) -> Result<sandboxd_api::console::ExplainCheckResponse, String> {
-    let found = entries().into_iter().find_map(|entry| match entry.what {
-        What::Explained(answer) if answer.check.as_ref().is_some_and(|check| check.seq == seq) => {
-            Some(answer)
-        }
-        _ => None,
-    });
-    found.ok_or_else(|| "not recorded".to_owned())
 }

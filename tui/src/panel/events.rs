@@ -1,0 +1,155 @@
+//! What happened in the life of pods, containers and the daemon, newest at the bottom ([`super::stream`]).
+
+use crossterm::event::{KeyCode, KeyEvent};
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::Span;
+use sandboxd_api::console::{Event, event};
+
+use super::containers::Containers;
+use super::stream::Stream;
+use super::table::{self, Head, Table};
+use super::{Context, Copied, Effect, Hint, Panel, opened, why_of_pod};
+use crate::text;
+use crate::theme::WRONG;
+
+const TIME: usize = 12;
+
+const HEADS: [Head; 4] =
+    [table::left("TIME", TIME), table::left("EVENT", 24), table::left("MESSAGE", 30), table::left("POD", 28)];
+/// The pod comes before the words where both fit.
+const WIDE_HEADS: [Head; 5] = [
+    table::left("TIME", TIME),
+    table::left("EVENT", 24),
+    table::left("POD", 28),
+    table::left("CONTAINER", 12),
+    table::left("MESSAGE", 28),
+];
+const WIDE: u16 = 112;
+
+#[derive(Debug, Default)]
+pub struct Events {
+    only_warnings: bool,
+    stream: Stream,
+    matched: Vec<u64>,
+}
+
+impl Events {
+    fn refresh(&mut self, cx: &Context<'_>) {
+        let warning = |event: &&Event| !self.only_warnings || is_warning(event);
+        let matching =
+            cx.model.events.iter().filter(warning).filter(|event| cx.shared.event_filter.event(event));
+        self.matched = matching.map(|event| event.seq).collect();
+    }
+
+    fn selected<'a>(&self, cx: &Context<'a>) -> Option<&'a Event> {
+        of(self.stream.selected(&self.matched)?, cx)
+    }
+}
+
+pub fn is_warning(event: &Event) -> bool {
+    event.severity() == event::Severity::Warning
+}
+
+fn of<'a>(seq: u64, cx: &Context<'a>) -> Option<&'a Event> {
+    let index = cx.model.events.binary_search_by_key(&seq, |event| event.seq).ok()?;
+    cx.model.events.get(index)
+}
+
+impl Panel for Events {
+    fn title(&self, _cx: &Context<'_>) -> String {
+        "Events".to_owned()
+    }
+
+    fn draw(&mut self, buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
+        let (theme, glyphs) = (cx.theme, cx.theme.glyphs());
+        self.refresh(cx);
+        let mut state = self.stream.state(&self.matched, theme);
+        let what = if self.only_warnings { "warnings only" } else { "all" };
+        let kept = text::grouped(cx.model.events.len() as u64);
+        state.push_span(Span::styled(
+            format!(" {} {what} {} {kept} kept", glyphs.dot, glyphs.dot),
+            theme.dim(),
+        ));
+        if !cx.shared.event_filter.is_empty() {
+            let (filter, count) = (cx.shared.event_filter.text(), self.stream.shown(&self.matched).len());
+            let words = format!(" {} /{filter} {} {count} match", glyphs.dot, glyphs.dot);
+            state.push_span(Span::styled(words, theme.accent()));
+        }
+        buf.set_line(area.x, area.y, &state, area.width);
+        if area.height < 3 {
+            return;
+        }
+        let wide = area.width >= WIDE;
+        let table = Table::fit(if wide { &WIDE_HEADS } else { &HEADS }, area.width, TIME);
+        let hidden = table.hidden();
+        table.heading(buf, Rect { y: area.y + 1, height: 1, ..area }, theme);
+        let least = u16::from(!hidden.is_empty());
+        let list = Rect { y: area.y + 2, height: area.height - 2 - least, ..area };
+        table::not_shown(buf, Rect { y: area.bottom() - 1, height: 1, ..area }, &hidden, theme);
+        self.stream.place(list, &self.matched);
+        if self.stream.shown(&self.matched).is_empty() {
+            let none = if cx.model.events.is_empty() { "nothing happened yet" } else { "no event matches" };
+            buf.set_stringn(area.x + 2, list.y, none, usize::from(area.width), theme.dim());
+        }
+        for (area, seq, selected) in self.stream.visible(&self.matched) {
+            let Some(event) = of(seq, cx) else { continue };
+            let (sign, style) =
+                if is_warning(event) { (WRONG, theme.bad()) } else { (glyphs.dot, theme.plain()) };
+            let time = (super::checks::clock(event.time_ns, cx), theme.dim());
+            let kind = (format!("{} {}", text::left(sign, 2, ""), event.kind), style);
+            let pod = (text::fit_middle(&event.pod_name, 28, glyphs.ellipsis), theme.strong());
+            let message = (event.message.clone(), style);
+            let cells = if wide {
+                vec![time, kind, pod, (event.container.clone(), theme.plain()), message]
+            } else {
+                let subject = if event.pod_name.is_empty() { "" } else { ": " };
+                let name = event.pod_name.split_once('/').map_or(event.pod_name.as_str(), |(_, name)| name);
+                let name = text::fit_middle(name, 14, glyphs.ellipsis);
+                vec![time, kind, (format!("{name}{subject}{}", event.message), style), pod]
+            };
+            table.row(buf, area, cells, selected, theme);
+        }
+    }
+
+    fn handle_key(&mut self, key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
+        self.refresh(cx);
+        let newest = cx.model.events.back().map_or(0, |event| event.seq);
+        let pod = self.selected(cx).map(|event| event.pod_id.clone()).filter(|id| !id.is_empty());
+        match key.code {
+            KeyCode::Char('d') if key.modifiers.is_empty() => self.only_warnings = !self.only_warnings,
+            KeyCode::Enter => {
+                let open = |id: String| Effect::Open(Box::new(Containers::new(&id)));
+                return Some(pod.map(open).into_iter().collect());
+            }
+            KeyCode::Char('w') => {
+                return Some(pod.map(|id| why_of_pod(&id, cx)).unwrap_or_default());
+            }
+            _ => return self.stream.handle_key(key, newest, &self.matched).then(Vec::new),
+        }
+        Some(Vec::new())
+    }
+
+    fn click(&mut self, _column: u16, row: u16, _cx: &Context<'_>) -> Vec<Effect> {
+        opened(self.stream.click(row, &self.matched))
+    }
+
+    fn copy(&self, cx: &Context<'_>) -> Option<Copied> {
+        let event = self.selected(cx)?;
+        let words = format!("{} {} {} {}", event.kind, event.pod_name, event.container, event.message);
+        Some(Copied::new("the event", &words.split_whitespace().collect::<Vec<_>>().join(" ")))
+    }
+
+    fn hints(&self) -> &'static [Hint] {
+        &[
+            ("Enter", "its pod"),
+            ("w", "why"),
+            ("space", "pause"),
+            ("f", "follow"),
+            ("d", "warnings only"),
+            ("/", "filter"),
+            ("y", "copy it"),
+            ("j k", "move"),
+        ]
+    }
+}
