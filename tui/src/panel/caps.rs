@@ -310,7 +310,7 @@ fn uses<'a>(lines: &mut Vec<Line<'static>>, uses: impl Iterator<Item = &'a Capab
         }
         if usage.last_ns > 0 {
             let age = text::age(cx.now_ns.saturating_sub(usage.last_ns));
-            counts.push(format!("last {age} ago in {}", usage.last_syscall));
+            counts.push(format!("{} {age} ago", usage.last_syscall).trim_start().to_owned());
         }
         lines.push(Line::from(vec![
             Span::styled(format!("  {sign} {word:<7} "), style),

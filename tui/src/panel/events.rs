@@ -15,12 +15,11 @@ use crate::theme::WRONG;
 
 const TIME: usize = 12;
 
-const HEADS: [Head; 4] =
-    [table::left("TIME", TIME), table::left("EVENT", 24), table::left("MESSAGE", 30), table::left("POD", 28)];
-/// The pod comes before the words where both fit.
+/// Narrow, the pod's name stands before the words.
+const HEADS: [Head; 3] = [table::left("TIME", TIME), table::left("EVENT", 23), table::left("MESSAGE", 16)];
 const WIDE_HEADS: [Head; 5] = [
     table::left("TIME", TIME),
-    table::left("EVENT", 24),
+    table::left("EVENT", 23),
     table::left("POD", 28),
     table::left("CONTAINER", 12),
     table::left("MESSAGE", 28),
@@ -49,6 +48,15 @@ impl Events {
 
 pub fn is_warning(event: &Event) -> bool {
     event.severity() == event::Severity::Warning
+}
+
+/// The time of day, of an event of another day the date.
+fn when(time_ns: i64, cx: &Context<'_>) -> String {
+    let day = |ns: i64| jiff::Timestamp::from_nanosecond(i128::from(ns)).map(|time| cx.tz.to_datetime(time));
+    match (day(time_ns), day(cx.now_ns)) {
+        (Ok(time), Ok(now)) if time.date() != now.date() => time.strftime("%b %d %H:%M").to_string(),
+        _ => super::checks::clock(time_ns, cx),
+    }
 }
 
 fn of<'a>(seq: u64, cx: &Context<'a>) -> Option<&'a Event> {
@@ -96,7 +104,7 @@ impl Panel for Events {
             let Some(event) = of(seq, cx) else { continue };
             let (sign, style) =
                 if is_warning(event) { (WRONG, theme.bad()) } else { (glyphs.dot, theme.plain()) };
-            let time = (super::checks::clock(event.time_ns, cx), theme.dim());
+            let time = (when(event.time_ns, cx), theme.dim());
             let kind = (format!("{} {}", text::left(sign, 2, ""), event.kind), style);
             let pod = (text::fit_middle(&event.pod_name, 28, glyphs.ellipsis), theme.strong());
             let message = (event.message.clone(), style);
@@ -106,7 +114,7 @@ impl Panel for Events {
                 let subject = if event.pod_name.is_empty() { "" } else { ": " };
                 let name = event.pod_name.split_once('/').map_or(event.pod_name.as_str(), |(_, name)| name);
                 let name = text::fit_middle(name, 14, glyphs.ellipsis);
-                vec![time, kind, (format!("{name}{subject}{}", event.message), style), pod]
+                vec![time, kind, (format!("{name}{subject}{}", event.message), style)]
             };
             table.row(buf, area, cells, selected, theme);
         }
