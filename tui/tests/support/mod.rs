@@ -75,7 +75,7 @@ impl Console {
             tz: TimeZone::UTC,
             filter: Default::default(),
             sort: Default::default(),
-            config: Default::default(),
+            config,
         };
         Self {
             app: App::new(settings, Link::Connecting, 0),
