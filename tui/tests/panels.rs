@@ -213,7 +213,7 @@ fn before_the_first_snapshot_the_screen_says_what_is_missing() {
     let mut console = Console::empty(80, 24, COLOR);
     let reason = "cannot reach /run/sandboxd/console.sock: No such file or directory (os error 2)".to_owned();
     console.feed(FeedEvent::Connecting);
-    console.feed(FeedEvent::Waiting { reason, retry_in: std::time::Duration::from_secs(3) });
+    console.feed(FeedEvent::Waiting { reason, retry_in: Duration::from_secs(3) });
     insta::assert_snapshot!(console.draw());
 }
 
@@ -221,10 +221,10 @@ fn before_the_first_snapshot_the_screen_says_what_is_missing() {
 fn stale_data_is_dimmed_and_carries_its_age() {
     let mut console = Console::new(80, 24, COLOR);
     let reason = "the daemon closed the stream".to_owned();
-    console.feed(FeedEvent::Waiting { reason: reason.clone(), retry_in: std::time::Duration::from_secs(3) });
+    console.feed(FeedEvent::Waiting { reason: reason.clone(), retry_in: Duration::from_secs(3) });
     console.now_ns += 70_000_000_000;
     console.feed(FeedEvent::Connecting);
-    console.feed(FeedEvent::Waiting { reason, retry_in: std::time::Duration::from_secs(3) });
+    console.feed(FeedEvent::Waiting { reason, retry_in: Duration::from_secs(3) });
     let screen = console.draw();
     assert!(screen.contains("!! stale 1m"), "{screen}");
     assert!(screen.contains("the daemon closed the"), "{screen}");

@@ -26,7 +26,19 @@ struct Pty {
     keys: File,
     terminal: OwnedFd,
     child: Child,
-    screen: Arc<Mutex<vt100::Parser>>,
+    screen: Arc<Mutex<vt100::Parser<Clipboard>>>,
+    /// The console's own, so that it neither reads nor writes the developer's.
+    config: tempfile::TempDir,
+}
+
+/// What was put on the terminal's clipboard, as it was sent.
+#[derive(Default)]
+struct Clipboard(Vec<Vec<u8>>);
+
+impl vt100::Callbacks for Clipboard {
+    fn copy_to_clipboard(&mut self, _: &mut vt100::Screen, _type: &[u8], data: &[u8]) {
+        self.0.push(data.to_owned());
+    }
 }
 
 impl Pty {
@@ -34,12 +46,14 @@ impl Pty {
     fn run(program: &Path, args: &[&str]) -> Self {
         let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).unwrap();
+        let config = tempfile::tempdir().unwrap();
         let stdio = || Stdio::from(pty.slave.try_clone().unwrap());
         let child = Command::new("setsid")
             .args(["--ctty", "--wait"])
             .arg(program)
             .args(args)
             .env("TERM", "xterm-256color")
+            .env("XDG_CONFIG_HOME", config.path())
             .env_remove("NO_COLOR")
             .env("RUST_BACKTRACE", "0")
             .stdin(stdio())
@@ -47,7 +61,7 @@ impl Pty {
             .stderr(stdio())
             .spawn()
             .unwrap();
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(24, 80, 0)));
+        let screen = Arc::new(Mutex::new(vt100::Parser::new_with_callbacks(24, 80, 0, Clipboard::default())));
         let mut output = File::from(pty.master.try_clone().unwrap());
         let parser = Arc::clone(&screen);
         std::thread::spawn(move || {
@@ -56,7 +70,7 @@ impl Pty {
                 parser.lock().unwrap().process(&buffer[..read]);
             }
         });
-        Self { keys: File::from(pty.master), terminal: pty.slave, child, screen }
+        Self { keys: File::from(pty.master), terminal: pty.slave, child, screen, config }
     }
 
     fn contents(&self) -> String {
@@ -124,6 +138,27 @@ async fn it_starts_draws_explains_quits_and_gives_the_terminal_back() {
     pty.wait_for("[3 Checks]");
     pty.press(b"q");
     assert_eq!(pty.ended(), Some(0));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_copies_over_the_terminal_and_remembers_its_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("console.sock"));
+    let mut pty = console(&daemon.socket);
+    pty.wait_for("● live");
+    pty.press(b"y");
+    pty.wait_for("copied the pod's id, 64 characters");
+    let copied = pty.screen.lock().unwrap().callbacks().0.clone();
+    assert_eq!(copied.len(), 1, "{copied:?}");
+    assert_eq!(copied[0].len(), 88, "64 characters in base64: {copied:?}");
+    // Hides the namespace's column.
+    pty.press(b"cj ");
+    pty.wait_for("[ ] NAMESPACE");
+    pty.press(b"q");
+    assert_eq!(pty.ended(), Some(0));
+    let kept = std::fs::read_to_string(pty.config.path().join("sandboxd/tui.toml")).unwrap();
+    assert!(kept.starts_with("columns = [\"name\", \"state\""), "{kept}");
     daemon.stop().await;
 }
 

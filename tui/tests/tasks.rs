@@ -372,7 +372,7 @@ fn a_capability_that_was_dropped_and_denied_and_what_could_be_dropped_too() {
     assert!(pointed(&screen).contains("shop/api") && pointed(&screen).contains("!! 14"), "{screen}");
     console.keys("\n");
     let screen = console.draw();
-    assert!(screen.contains("!! NET_ADMIN was denied 14 times, which is not granted"), "{screen}");
+    assert!(screen.contains("!! NET_ADMIN is not granted and was denied 14 times"), "{screen}");
     assert!(screen.contains("✗ denied  NET_ADMIN         not granted"), "{screen}");
     assert!(
         screen.contains("Could drop  NET_BIND_SERVICE") && screen.contains("may be needed later"),

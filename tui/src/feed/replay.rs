@@ -52,7 +52,11 @@ async fn play(
             tokio::select! {
                 biased;
                 request = requests.recv() => match request {
-                    Some(request) => events.send(answers.to(request, last_ns)).await?,
+                    Some(request) => {
+                        for answer in answers.to(request, last_ns) {
+                            events.send(answer).await?;
+                        }
+                    }
                     None => return Ok(()),
                 },
                 () = tokio::time::sleep_until(due) => break,
@@ -64,7 +68,9 @@ async fn play(
     }
     events.send(FeedEvent::Ended).await?;
     while let Some(request) = requests.recv().await {
-        events.send(answers.to(request, i64::MAX)).await?;
+        for answer in answers.to(request, i64::MAX) {
+            events.send(answer).await?;
+        }
     }
     Ok(())
 }
@@ -92,22 +98,27 @@ impl Answers {
         answers
     }
 
-    /// The answer at that time of the recording.
-    pub fn to(&self, request: Request, at_ns: i64) -> FeedEvent {
+    /// The answer at that time of the recording. Of readings that were repeated, the one before it comes first: what
+    /// grows has a rate only between two.
+    pub fn to(&self, request: Request, at_ns: i64) -> Vec<FeedEvent> {
         let missing = || "not part of this recording".to_owned();
-        match request {
+        let query = match request {
             Request::Explain { seq } => {
-                FeedEvent::Explained { seq, answer: self.explained.get(&seq).cloned().ok_or_else(missing) }
+                let answer = self.explained.get(&seq).cloned().ok_or_else(missing);
+                return vec![FeedEvent::Explained { seq, answer }];
             }
-            Request::Timeline { pod_id } => FeedEvent::Timeline { pod_id, answer: Err(missing()) },
-            Request::Read(query) => {
-                let mut fitting =
-                    self.readings.iter().filter(|(_, answer)| answer.answers(&query)).peekable();
-                let first = fitting.peek().copied();
-                let newest = fitting.take_while(|(when, _)| *when <= at_ns).last().or(first);
-                let answer = newest.map(|(_, answer)| answer.clone()).ok_or_else(missing);
-                FeedEvent::Answered { query, answer }
+            Request::Timeline { pod_id } => {
+                return vec![FeedEvent::Timeline { pod_id, answer: Err(missing()) }];
             }
+            Request::Read(query) => query,
+        };
+        let fitting: Vec<_> = self.readings.iter().filter(|(_, answer)| answer.answers(&query)).collect();
+        let newest = fitting.partition_point(|(when, _)| *when <= at_ns).max(1).min(fitting.len());
+        let answered = |answer| FeedEvent::Answered { query: query.clone(), answer };
+        if fitting.is_empty() {
+            return vec![answered(Err(missing()))];
         }
+        let last_two = &fitting[newest.saturating_sub(2)..newest];
+        last_two.iter().map(|(_, answer)| answered(Ok(answer.clone()))).collect()
     }
 }

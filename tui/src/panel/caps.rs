@@ -236,14 +236,16 @@ impl CapsOf {
         }
         let sum = Sum::of(&containers);
         let mut lines = Vec::new();
+        let kept = cx.model.last_denied(&self.pod).is_some();
+        let why = if kept { ": w says why" } else { "" };
         for usage in sum.uses.values().filter(|usage| usage.denied > 0) {
-            let has = if usage.granted { "although it is granted" } else { "which is not granted" };
+            let has = if usage.granted { "is granted and" } else { "is not granted and" };
             let times = if usage.denied == 1 {
                 "once".to_owned()
             } else {
                 format!("{} times", text::grouped(usage.denied))
             };
-            let words = format!("{} was denied {times}, {has}: w says why", name(usage));
+            let words = format!("{} {has} was denied {times}{why}", name(usage));
             for (index, part) in
                 text::wrap(&words, usize::from(width).saturating_sub(5)).into_iter().enumerate()
             {

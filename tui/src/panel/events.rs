@@ -25,6 +25,9 @@ const WIDE_HEADS: [Head; 5] = [
     table::left("MESSAGE", 28),
 ];
 const WIDE: u16 = 112;
+/// From this height on the selected event stands under the list in full, on so many lines with a blank one.
+const FULL_FROM: u16 = 14;
+const FULL: u16 = 4;
 
 #[derive(Debug, Default)]
 pub struct Events {
@@ -48,6 +51,20 @@ impl Events {
 
 pub fn is_warning(event: &Event) -> bool {
     event.severity() == event::Severity::Warning
+}
+
+/// The selected event, its words in full.
+fn full(buf: &mut Buffer, area: Rect, event: &Event, cx: &Context<'_>) {
+    let who = match (event.pod_name.as_str(), event.container.as_str()) {
+        ("", _) => String::new(),
+        (pod, "") => format!("{pod}: "),
+        (pod, container) => format!("{pod}, {container}: "),
+    };
+    let style = if is_warning(event) { cx.theme.bad() } else { cx.theme.plain() };
+    let words = text::wrap(&format!("{who}{}", event.message), usize::from(area.width).saturating_sub(4));
+    for (y, part) in (area.y..area.bottom()).zip(words) {
+        buf.set_string(area.x + 2, y, part, style);
+    }
 }
 
 /// The time of day, of an event of another day the date.
@@ -92,9 +109,12 @@ impl Panel for Events {
         let table = Table::fit(if wide { &WIDE_HEADS } else { &HEADS }, area.width, TIME);
         let hidden = table.hidden();
         table.heading(buf, Rect { y: area.y + 1, height: 1, ..area }, theme);
-        let least = u16::from(!hidden.is_empty());
-        let list = Rect { y: area.y + 2, height: area.height - 2 - least, ..area };
         table::not_shown(buf, Rect { y: area.bottom() - 1, height: 1, ..area }, &hidden, theme);
+        let below = if area.height >= FULL_FROM { FULL } else { u16::from(!hidden.is_empty()) };
+        let list = Rect { y: area.y + 2, height: area.height - 2 - below, ..area };
+        if let Some(event) = self.selected(cx).filter(|_| area.height >= FULL_FROM) {
+            full(buf, Rect { y: list.bottom() + 1, height: FULL - 1, ..area }, event, cx);
+        }
         self.stream.place(list, &self.matched);
         if self.stream.shown(&self.matched).is_empty() {
             let none = if cx.model.events.is_empty() { "nothing happened yet" } else { "no event matches" };

@@ -3,8 +3,8 @@
 //! ```text
 //! userns 4026531837  init, the host's
 //! ├─ !! net 4026532401  LEAKED: no process; pin /run/netns/cni-4d1f
-//! └─ userns 4026532281  of kube-system/coredns, uid 0 → 4221435904, 65,536 ids
-//!    └─ net 4026532282  of kube-system/coredns, 3 processes: pause, coredns
+//! └─ userns 4026532281  of kube-system/coredns · uid 0 → 4221435904, 65,536 ids
+//!    └─ net 4026532282  3 processes: pause, coredns
 //! ```
 
 use std::collections::{HashMap, HashSet};
@@ -211,10 +211,11 @@ fn note(space: &HostNamespace, at_home: bool, cx: &Context<'_>) -> String {
     if space.kind == "user" {
         match space.inode {
             inode if inode == init => parts.push("init, the host's".to_owned()),
-            _ => parts.push(format!("made by uid {}", space.owner_uid)),
+            _ => parts.extend((!space.uid_map.is_empty()).then(|| ranges(&space.uid_map, cx))),
         }
-        if space.inode != init && !space.uid_map.is_empty() {
-            parts.push(ranges(&space.uid_map, cx));
+        // Root's are the runtimes'; others were made by users.
+        if space.owner_uid != 0 {
+            parts.push(format!("made by uid {}", space.owner_uid));
         }
     } else if space.host {
         parts.push("the host's".to_owned());

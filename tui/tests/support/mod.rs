@@ -101,7 +101,9 @@ impl Console {
                 Command::Ask(request) => {
                     self.asked.push(request.clone());
                     if !matches!(request, Request::Timeline { .. }) {
-                        self.feed(replay::Answers::of(&entries()).to(request, self.now_ns));
+                        for answer in replay::Answers::of(&entries()).to(request, self.now_ns) {
+                            self.feed(answer);
+                        }
                     }
                 }
             }
