@@ -6,15 +6,18 @@
 mod daemon;
 mod support;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemon::Daemon;
 use sandboxd_api::console::{Check, Delta, Lagged, Snapshot, WatchResponse, delta, watch_response};
+use sandboxd_tui::feed::query::Query;
 use sandboxd_tui::feed::target::{Address, Target};
-use sandboxd_tui::feed::{Feed, FeedEvent, Request, live};
-use sandboxd_tui::record::{Entry, What};
+use sandboxd_tui::feed::{Feed, FeedEvent, Request, live, replay};
+use sandboxd_tui::record::{self, Entry, Recorder, Recording, What};
 use support::{COLOR, Console, entries, fixture, messages};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
@@ -27,6 +30,10 @@ fn command() -> Command {
 
 fn target(socket: &Path) -> Target {
     Target::of_endpoint(Address::Unix(socket.to_owned()), None).unwrap()
+}
+
+fn recording(file: &Path) -> Recording {
+    Recording::new(&Arc::new(Mutex::new(Recorder::create(file).unwrap())), None)
 }
 
 async fn run(endpoint: &Path, args: &[&str]) -> Output {
@@ -120,6 +127,45 @@ async fn an_explanation_is_asked_of_the_daemon() {
     }
     drop((feed.requests, events));
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_read_while_recording_is_there_in_the_replay() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("console.sock"));
+    let file = dir.path().join("session.jsonl");
+    let mut feed = live::start(target(&daemon.socket), Some(recording(&file)));
+    let mut console = Console::empty(80, 24, COLOR);
+    until(&mut console, &mut feed, |console| console.app.model().filled).await;
+    let pod_id = console.app.model().pods.keys().next().unwrap().clone();
+    let queries =
+        [Query::Usage { pod_id }, Query::Namespaces, Query::Capabilities, Query::Doctor, Query::Pulls];
+    for query in &queries {
+        feed.requests.send(Request::Read(query.clone())).await.unwrap();
+    }
+    let mut live_answers = HashMap::new();
+    while live_answers.len() < queries.len() {
+        if let FeedEvent::Answered { query, answer } = feed.events.recv().await.unwrap() {
+            live_answers.insert(query, answer);
+        }
+    }
+    // This daemon serves no images: that is told, and nothing is recorded of it.
+    let refused = live_answers.remove(&Query::Pulls).unwrap().unwrap_err();
+    assert!(refused.contains("older than the console"), "{refused}");
+    drop(feed);
+    daemon.stop().await;
+
+    let mut replayed = replay::start(record::read(&file).unwrap());
+    for (query, answer) in live_answers {
+        replayed.requests.send(Request::Read(query.clone())).await.unwrap();
+        let played = loop {
+            if let FeedEvent::Answered { query: of, answer } = replayed.events.recv().await.unwrap() {
+                assert_eq!(of, query);
+                break answer;
+            }
+        };
+        assert_eq!(played.unwrap(), answer.unwrap());
+    }
 }
 
 fn recorded_seq() -> u64 {

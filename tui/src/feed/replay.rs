@@ -63,7 +63,7 @@ async fn play(
                 biased;
                 request = requests.recv() => match request {
                     Some(request) => {
-                        if let Some(answer) = answers.to(request, last_ns) {
+                        for answer in answers.to(request, last_ns) {
                             events.send(answer).await?;
                         }
                     }
@@ -78,7 +78,7 @@ async fn play(
     }
     events.send(FeedEvent::Ended).await?;
     while let Some(request) = requests.recv().await {
-        if let Some(answer) = answers.to(request, i64::MAX) {
+        for answer in answers.to(request, i64::MAX) {
             events.send(answer).await?;
         }
     }
@@ -108,24 +108,30 @@ impl Answers {
         answers
     }
 
-    /// The answer at that time of the recording; `None` where none is waited for.
-    pub fn to(&self, request: Request, at_ns: i64) -> Option<FeedEvent> {
+    /// The answers at that time of the recording; none where none is waited for. Of readings that were repeated, the
+    /// one before it comes first: what grows has a rate only between two.
+    pub fn to(&self, request: Request, at_ns: i64) -> Vec<FeedEvent> {
         match &request {
             Request::Explain { seq } => {
                 if let Some(answer) = self.explained.get(seq) {
-                    return Some(FeedEvent::Explained { seq: *seq, answer: Ok(answer.clone()) });
+                    return vec![FeedEvent::Explained { seq: *seq, answer: Ok(answer.clone()) }];
                 }
             }
             Request::Read(query) => {
-                let mut fitting = self.readings.iter().filter(|(_, answer)| answer.answers(query)).peekable();
-                let first = fitting.peek().copied();
-                let newest = fitting.take_while(|(when, _)| *when <= at_ns).last().or(first);
-                if let Some((_, answer)) = newest {
-                    return Some(FeedEvent::Answered { query: query.clone(), answer: Ok(answer.clone()) });
+                let fitting: Vec<_> =
+                    self.readings.iter().filter(|(_, answer)| answer.answers(query)).collect();
+                let newest = fitting.partition_point(|(when, _)| *when <= at_ns).max(1).min(fitting.len());
+                let last_two = &fitting[newest.saturating_sub(2)..newest];
+                let answered = |answer: &Answer| FeedEvent::Answered {
+                    query: query.clone(),
+                    answer: Ok(answer.clone()),
+                };
+                if !last_two.is_empty() {
+                    return last_two.iter().map(|(_, answer)| answered(answer)).collect();
                 }
             }
             _ => {}
         }
-        request.refused(MISSING)
+        request.refused(MISSING).into_iter().collect()
     }
 }

@@ -237,14 +237,16 @@ impl CapsOf {
         }
         let sum = Sum::of(&containers);
         let mut lines = Vec::new();
+        let kept = cx.model.last_denied(&self.pod).is_some();
+        let why = if kept { ": w says why" } else { "" };
         for usage in sum.uses.values().filter(|usage| usage.denied > 0) {
-            let has = if usage.granted { "although it is granted" } else { "which is not granted" };
+            let has = if usage.granted { "is granted and" } else { "is not granted and" };
             let times = if usage.denied == 1 {
                 "once".to_owned()
             } else {
                 format!("{} times", text::grouped(usage.denied))
             };
-            let words = format!("{} was denied {times}, {has}: w says why", name(usage));
+            let words = format!("{} {has} was denied {times}{why}", name(usage));
             for (index, part) in
                 text::wrap(&words, usize::from(width).saturating_sub(5)).into_iter().enumerate()
             {
@@ -311,7 +313,7 @@ fn uses<'a>(lines: &mut Vec<Line<'static>>, uses: impl Iterator<Item = &'a Capab
         }
         if usage.last_ns > 0 {
             let age = text::age(cx.now_ns.saturating_sub(usage.last_ns));
-            counts.push(format!("last {age} ago in {}", usage.last_syscall));
+            counts.push(format!("{} {age} ago", usage.last_syscall).trim_start().to_owned());
         }
         lines.push(Line::from(vec![
             Span::styled(format!("  {sign} {word:<7} "), style),

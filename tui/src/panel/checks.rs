@@ -7,6 +7,7 @@ use ratatui::text::{Line, Span};
 use sandboxd_api::console::{Check, check};
 
 use super::stream::Stream;
+use super::table;
 use super::{Context, Copied, Effect, Hint, Panel, why_of_check};
 use crate::fleet::NodeId;
 use crate::model::facts;
@@ -91,7 +92,12 @@ impl Panel for Checks {
         }
         let head = Rect { y: area.y + 1, height: 1, ..area };
         heading(buf, head, cx);
-        let list = Rect { y: area.y + 2, height: area.height - 2, ..area };
+        let narrow = u16::from(area.width < NARROW && area.height > 4);
+        if narrow == 1 {
+            let hidden = ["POD", "CAPABILITY", "IN USERNS", "REASON"];
+            table::not_shown(buf, Rect { y: area.bottom() - 1, height: 1, ..area }, &hidden, cx.theme);
+        }
+        let list = Rect { y: area.y + 2, height: area.height - 2 - narrow, ..area };
         self.stream.place(list, &self.matched.seqs);
         if self.stream.shown(&self.matched.seqs).is_empty() {
             let none = "no capability checks recorded yet: they appear as pods are made";
@@ -140,6 +146,8 @@ impl Panel for Checks {
     }
 }
 
+/// Below this width the pod and the capability are not shown.
+const NARROW: u16 = 60;
 /// From these widths on the target, the reason, and whole pod names are shown.
 const TARGET: u16 = 90;
 const REASON: u16 = 116;
@@ -148,8 +156,8 @@ const WIDE: u16 = 136;
 /// Widths of the pod and of the call.
 fn widths(width: u16) -> (usize, usize) {
     match width {
-        0..60 => (0, 12),
-        60..WIDE => (18, 14),
+        0..NARROW => (0, 12),
+        NARROW..WIDE => (18, 14),
         _ => (28, 16),
     }
 }

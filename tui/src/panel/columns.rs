@@ -98,6 +98,11 @@ impl Chosen {
         self.0.as_deref().unwrap_or(&Column::ALL)
     }
 
+    /// What stays longest as the terminal narrows, first: an operator's own order says that too.
+    fn by_weight(&self) -> &[Column] {
+        self.0.as_deref().unwrap_or(&BY_WEIGHT)
+    }
+
     fn has(&self, column: Column, several: bool) -> bool {
         self.order().contains(&column) && (several || column != Column::Node)
     }
@@ -124,7 +129,7 @@ pub fn layout(width: usize, longest_name: usize, chosen: &Chosen, several: bool)
     let mut room = width.saturating_sub(MARGIN);
     let mut fitting = Vec::new();
     let mut least_name = shape(Column::Name).1;
-    for column in BY_WEIGHT.into_iter().filter(|column| chosen.has(*column, several)) {
+    for column in chosen.by_weight().iter().copied().filter(|column| chosen.has(*column, several)) {
         if fitting.len() == ESSENTIAL && chosen.has(Column::Name, several) {
             // Names that can be read come before more columns.
             let wider = ROOMY_NAME - least_name;
@@ -280,8 +285,8 @@ mod tests {
         assert_eq!(shown, [Column::Denied, Column::Age, Column::Namespace]);
         assert_eq!(layout(80, 25, &chosen, false)[0].width, 7);
         let narrow: Vec<_> = layout(24, 25, &chosen, false).iter().map(|placed| placed.column).collect();
-        assert_eq!(narrow, [Column::Denied, Column::Namespace], "by weight, in the chosen order");
-        assert_eq!(hidden(&layout(24, 25, &chosen, false), &chosen, false), ["AGE"]);
+        assert_eq!(narrow, [Column::Denied, Column::Age]);
+        assert_eq!(hidden(&layout(24, 25, &chosen, false), &chosen, false), ["NAMESPACE"]);
         assert_eq!(Chosen::only(Vec::new()), Chosen::default());
     }
 

@@ -24,12 +24,12 @@ use crate::theme::WRONG;
 const NEARLY_FULL: u64 = 90;
 
 const HEADS: [Head; 9] = [
-    table::left("CONTAINER", 10),
+    table::left("NAME", 8),
     table::left("STATE", 9),
-    table::left("EXIT", 16),
     table::right("CPU", 6),
     table::right("MEMORY", 8),
     table::right("LIMIT", 7),
+    table::left("EXIT", 16),
     table::right("PIDS", 4),
     table::right("TRY", 3),
     table::left("IMAGE", 30),
@@ -107,12 +107,15 @@ impl Containers {
                 0 => String::new(),
                 limit => format!(" of {}", text::bytes(limit)),
             };
-            line.push_span(Span::raw(format!(" uses CPU {cpu}, memory ")));
+            line.push_span(Span::raw(format!(" CPU {cpu}, memory ")));
             line.push_span(Span::styled(format!("{memory}{limit}"), style));
-            line.push_span(Span::raw(format!(", {} pids", text::grouped(usage.pids))));
+            line.push_span(Span::raw(format!(
+                ", {}",
+                text::plural(usize::try_from(usage.pids).unwrap_or(usize::MAX), "pid")
+            )));
             if usage.rx_bytes + usage.tx_bytes > 0 {
                 let (rx, tx) = (text::bytes(usage.rx_bytes), text::bytes(usage.tx_bytes));
-                line.push_span(Span::styled(format!(", network {rx} in, {tx} out"), theme.dim()));
+                line.push_span(Span::styled(format!(", net {rx} in, {tx} out"), theme.dim()));
             }
         }
         if let Some(error) = &reading.error {
@@ -153,10 +156,10 @@ impl Containers {
         vec![
             (one.name.clone(), theme.strong()),
             (format!("{sign} {}", facts::container_state(one)), style),
-            (exit, exit_style),
             cpu,
             memory,
             limit,
+            (exit, exit_style),
             pids,
             (one.attempt.to_string(), theme.dim()),
             (one.image.clone(), theme.dim()),

@@ -3,8 +3,8 @@
 //! ```text
 //! userns 4026531837  init, the host's
 //! ├─ !! net 4026532401  LEAKED: no process; pin /run/netns/cni-4d1f
-//! └─ userns 4026532281  of kube-system/coredns, uid 0 → 4221435904, 65,536 ids
-//!    └─ net 4026532282  of kube-system/coredns, 3 processes: pause, coredns
+//! └─ userns 4026532281  of kube-system/coredns · uid 0 → 4221435904, 65,536 ids
+//!    └─ net 4026532282  3 processes: pause, coredns
 //! ```
 
 use std::collections::{HashMap, HashSet};
@@ -116,11 +116,11 @@ impl Spaces {
             all.iter().filter(|space| facts::is_leaked(space)).count(),
             all.iter().filter(|space| space.wrong_owner).count(),
         );
-        line.push_span(Span::styled(format!(" {}", text::plural(all.len(), "namespace")), theme.strong()));
-        for (count, words) in [(leaked, "leaked"), (wrong, "of the wrong owner")] {
+        for (count, words) in [(leaked, "leaked"), (wrong, "wrong owner")] {
             let (sign, style) = if count > 0 { ("!! ", theme.bad()) } else { ("", theme.dim()) };
-            line.push_span(Span::styled(format!(" {dot} {sign}{count} {words}"), style));
+            line.push_span(Span::styled(format!(" {sign}{count} {words} {dot}"), style));
         }
+        line.push_span(Span::styled(format!(" {}", text::plural(all.len(), "namespace")), theme.strong()));
         if self.only_wrong || !cx.shared.space_filter.is_empty() {
             let what = if self.only_wrong { "only wrong" } else { "" };
             let filter = match cx.shared.space_filter.text() {
@@ -193,7 +193,8 @@ fn keepers(space: &HostNamespace) -> String {
     }
 }
 
-fn note(space: &HostNamespace, cx: &Context<'_>) -> String {
+/// `at_home`: in its pod's own user namespace, which names the pod already.
+fn note(space: &HostNamespace, at_home: bool, cx: &Context<'_>) -> String {
     let init = cx.model.node.init_userns;
     let mut parts = Vec::new();
     if facts::is_leaked(space) {
@@ -205,16 +206,17 @@ fn note(space: &HostNamespace, cx: &Context<'_>) -> String {
             inode => inode.to_string(),
         };
         parts.push(format!("wrong owner {owner}: of {}", space.pod_name));
-    } else if !space.pod_name.is_empty() {
+    } else if !space.pod_name.is_empty() && !at_home {
         parts.push(format!("of {}", space.pod_name));
     }
     if space.kind == "user" {
         match space.inode {
             inode if inode == init => parts.push("init, the host's".to_owned()),
-            _ => parts.push(format!("made by uid {}", space.owner_uid)),
+            _ => parts.extend((!space.uid_map.is_empty()).then(|| ranges(&space.uid_map, cx))),
         }
-        if space.inode != init && !space.uid_map.is_empty() {
-            parts.push(ranges(&space.uid_map, cx));
+        // Root's are the runtimes'; others were made by users.
+        if space.owner_uid != 0 {
+            parts.push(format!("made by uid {}", space.owner_uid));
         }
     } else if space.host {
         parts.push("the host's".to_owned());
@@ -246,6 +248,7 @@ impl Panel for Spaces {
                 if self.only_wrong { "nothing leaked, no wrong owner" } else { "no namespace matches" };
             buf.set_stringn(area.x + 2, list.y, words, usize::from(area.width), theme.dim());
         }
+        let all = cx.answers.readings.namespaces().map(|answer| &answer.namespaces[..]).unwrap_or_default();
         for (area, index) in self.cursor.visible(self.rows.len()) {
             let (row, Some(space)) = (&self.rows[index], self.at(index, cx)) else { continue };
             let wrong = is_wrong(space);
@@ -256,13 +259,17 @@ impl Panel for Spaces {
             };
             let sign = if wrong { format!("{WRONG} ") } else { String::new() };
             let pointer = if index == self.cursor.at { theme.glyphs().pointer } else { " " };
-            let note = note(space, cx).replace('·', theme.glyphs().dot).replace('…', theme.glyphs().ellipsis);
-            let line = Line::from(vec![
+            let owner = self.index.get(&space.owner_inode).and_then(|index| all.get(*index));
+            let at_home = owner.is_some_and(|owner| !owner.host && owner.pod_id == space.pod_id);
+            let mut line = Line::from(vec![
                 Span::raw(text::left(pointer, 2, "")),
                 Span::styled(row.branches.clone(), theme.dim()),
                 Span::styled(format!("{sign}{}  ", label(space)), style),
-                Span::styled(note, if wrong { theme.bad() } else { theme.dim() }),
             ]);
+            let ellipsis = theme.glyphs().ellipsis;
+            let note = note(space, at_home, cx).replace('·', theme.glyphs().dot).replace('…', ellipsis);
+            let note = text::fit(&note, usize::from(area.width).saturating_sub(line.width()), ellipsis);
+            line.push_span(Span::styled(note, if wrong { theme.bad() } else { theme.dim() }));
             buf.set_line(area.x, area.y, &line, area.width);
             if index == self.cursor.at {
                 buf.set_style(area, theme.selected());
