@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::feed::target::{self, Address, Target, TargetError, TlsFiles};
 use crate::model::filter::{Filter, Kind};
 use crate::model::sort::Sort;
 
@@ -11,9 +12,33 @@ use crate::model::sort::Sort;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "sandboxd-tui", version)]
 pub struct Args {
-    /// The daemon's console socket, also as unix://PATH.
-    #[arg(long, value_name = "PATH", default_value = "/run/sandboxd/console.sock", value_parser = socket)]
-    pub endpoint: PathBuf,
+    /// A daemon: its console socket, also as unix://PATH, or https://HOST:PORT. Repeated for several nodes.
+    #[arg(long, value_name = "ENDPOINT", default_value = "/run/sandboxd/console.sock")]
+    pub endpoint: Vec<Address>,
+
+    /// A TOML file of nodes: [[node]] with name, endpoint, and over TLS ca, cert, key, server_name.
+    #[arg(long, value_name = "FILE", conflicts_with = "endpoint")]
+    pub nodes: Option<PathBuf>,
+
+    /// Of https endpoints: the authority that daemons' certificates come from.
+    #[arg(long, value_name = "FILE", requires_all = ["cert", "key"])]
+    pub ca: Option<PathBuf>,
+
+    /// Of https endpoints: this console's certificate.
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "key"])]
+    pub cert: Option<PathBuf>,
+
+    /// Of https endpoints: the key of --cert.
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "cert"])]
+    pub key: Option<PathBuf>,
+
+    /// Let keys stop, remove and run something, after a question. The daemon decides who may.
+    #[arg(long, conflicts_with = "replay")]
+    pub allow_actions: bool,
+
+    /// Change nothing: the default.
+    #[arg(long, conflicts_with = "allow_actions")]
+    pub read_only: bool,
 
     /// Print one frame as text and leave. Width: the terminal's, else COLUMNS, else 120.
     #[arg(long)]
@@ -48,13 +73,29 @@ pub struct Args {
     pub no_mouse: bool,
 }
 
-/// Tools of this field name sockets both ways.
-#[expect(clippy::unnecessary_wraps, reason = "clap's form of a value parser")]
-fn socket(text: &str) -> Result<PathBuf, std::convert::Infallible> {
-    Ok(PathBuf::from(text.strip_prefix("unix://").unwrap_or(text)))
-}
-
 impl Args {
+    /// The daemons to watch.
+    pub fn targets(&self) -> Result<Vec<Target>, TargetError> {
+        if let Some(file) = &self.nodes {
+            return target::read_nodes(file);
+        }
+        let tls = match (&self.ca, &self.cert, &self.key) {
+            (Some(ca), Some(cert), Some(key)) => {
+                let (ca, cert, key) = (ca.clone(), cert.clone(), key.clone());
+                Some(TlsFiles { ca, cert, key, server_name: None })
+            }
+            _ => None,
+        };
+        let mut targets: Vec<Target> = Vec::new();
+        for address in &self.endpoint {
+            // Named twice is watched once.
+            if targets.iter().all(|target| target.address != *address) {
+                targets.push(Target::of_endpoint(address.clone(), tls.clone())?);
+            }
+        }
+        Ok(targets)
+    }
+
     /// What no option of its own can refuse.
     pub fn check(&self) -> Result<(), clap::Error> {
         if self.json && !self.once && (self.filter.is_some() || self.sort.is_some()) {

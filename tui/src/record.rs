@@ -7,13 +7,14 @@
 //! {"at_ns":1790000000300000000,"answered":{"namespaces":{…}}}
 //! ```
 //!
-//! The field names are those of `console_v1.proto`. `--json` prints the same lines. A line that begins with `#` is
-//! a comment.
+//! With several nodes each line has the name of its own: `"node":"worker-1"`. The field names are those of
+//! `console_v1.proto`. `--json` prints the same lines. A line that begins with `#` is a comment.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sandboxd_api::console::{ExplainCheckResponse, WatchResponse, delta, watch_response};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ use crate::feed::query::Answer;
 pub struct Entry {
     /// When it came in, in nanoseconds since the Unix epoch.
     pub at_ns: i64,
+    /// Whose it is, where several nodes are recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     #[serde(flatten)]
     pub what: What,
 }
@@ -99,6 +103,38 @@ impl Recorder {
             .write_all(line(entry).as_bytes())
             .map_err(|source| RecordError::Write { path: self.path.clone(), source })
     }
+}
+
+/// A recording as one node's feed writes it.
+#[derive(Debug, Clone)]
+pub struct Recording {
+    recorder: Arc<Mutex<Recorder>>,
+    /// The node's name, where several are recorded.
+    node: Option<String>,
+}
+
+impl Recording {
+    pub fn new(recorder: &Arc<Mutex<Recorder>>, node: Option<String>) -> Self {
+        Self { recorder: Arc::clone(recorder), node }
+    }
+
+    pub fn write(&self, at_ns: i64, what: What) -> Result<(), RecordError> {
+        let entry = Entry { at_ns, node: self.node.clone(), what };
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).write(&entry)
+    }
+}
+
+/// The entries of each node, in the order in which the nodes appear; one without a name is the node of a recording
+/// of one.
+pub fn by_node(entries: Vec<Entry>) -> Vec<(Option<String>, Vec<Entry>)> {
+    let mut nodes: Vec<(Option<String>, Vec<Entry>)> = Vec::new();
+    for entry in entries {
+        match nodes.iter_mut().find(|(name, _)| *name == entry.node) {
+            Some((_, of_it)) => of_it.push(entry),
+            None => nodes.push((entry.node.clone(), vec![entry])),
+        }
+    }
+    nodes
 }
 
 /// An entry as its line, with its newline.

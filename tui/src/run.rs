@@ -6,22 +6,27 @@
 use std::io::{IsTerminal, stdout};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use crossterm::event::Event as Terminal;
 use jiff::tz::TimeZone;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::app::{App, Command, Event, Settings};
 use crate::args::Args;
 use crate::config::{self, Config};
-use crate::feed::{Feed, FeedEvent, live, replay, wall_clock};
+use crate::exec::{self, Exec, ExecError};
+use crate::feed::feeds::Feeds;
+use crate::feed::target::Target;
+use crate::feed::{Request, live, replay, wall_clock};
+use crate::fleet::{Node, NodeId};
+use crate::input::Keys;
 use crate::link::Link;
 use crate::once;
-use crate::record::{self, Entry, Recorder};
+use crate::record::{self, Entry, Recorder, Recording};
 use crate::terminal::Screen;
 use crate::theme::Theme;
 
@@ -64,49 +69,112 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         tz: TimeZone::system(),
         filter: args.filter.clone().unwrap_or_default(),
         sort: args.sort.unwrap_or_default(),
+        allow_actions: args.allow_actions,
         config,
     };
-    let recording = args.replay.as_deref().map(record::read).transpose()?;
+    let source = Source::of(&args)?;
     if args.once {
-        return once(&args, settings, recording).await;
+        return once(&args, settings, source).await;
     }
     if args.json {
-        once::stream(feed(&args, recording)?, &mut stdout().lock()).await?;
+        let names = source.names();
+        once::stream(source.feeds(), &names, &mut stdout().lock()).await?;
         return Ok(ExitCode::SUCCESS);
     }
     if !stdout().is_terminal() {
         bail!("the output is not a terminal: use --once for one frame as text, or --json");
     }
-    console(&args, settings, recording, config_path.as_deref()).await
+    console(&args, settings, source, config_path.as_deref()).await
 }
 
-fn feed(args: &Args, recording: Option<Vec<Entry>>) -> anyhow::Result<Feed> {
-    if let Some(entries) = recording {
-        return Ok(replay::start(entries));
-    }
-    let recorder = args.record.as_deref().map(Recorder::create).transpose()?;
-    Ok(live::start(args.endpoint.clone(), recorder))
+/// What is watched: daemons, or what was recorded of them.
+enum Source {
+    Daemons(Vec<Target>, Option<Arc<Mutex<Recorder>>>),
+    Recorded(Vec<(Option<String>, Vec<Entry>)>),
 }
 
-async fn once(args: &Args, settings: Settings, recording: Option<Vec<Entry>>) -> anyhow::Result<ExitCode> {
-    let mut app = if let Some(entries) = recording {
-        let end = entries.last().map_or(0, |entry| entry.at_ns);
-        let mut app = App::new(settings, Link::Ended, end);
-        for message in entries.into_iter().filter_map(|entry| replay::message(entry.what)) {
-            app.model.apply(message);
+impl Source {
+    fn of(args: &Args) -> anyhow::Result<Self> {
+        if let Some(path) = &args.replay {
+            return Ok(Self::Recorded(record::by_node(record::read(path)?)));
         }
-        app
-    } else {
-        let mut app = App::new(settings, Link::Connecting, wall_clock());
-        once::fill(&mut app, &mut feed(args, None)?).await?;
-        app
+        let targets = args.targets()?;
+        let recorder = args.record.as_deref().map(Recorder::create).transpose()?;
+        Ok(Self::Daemons(targets, recorder.map(|recorder| Arc::new(Mutex::new(recorder)))))
+    }
+
+    /// The names of several nodes; one needs none.
+    fn names(&self) -> Vec<Option<String>> {
+        match self {
+            Self::Daemons(targets, _) if targets.len() == 1 => vec![None],
+            Self::Daemons(targets, _) => targets.iter().map(|target| Some(target.name.clone())).collect(),
+            Self::Recorded(nodes) => nodes.iter().map(|(name, _)| name.clone()).collect(),
+        }
+    }
+
+    fn nodes(&self, named: bool) -> Vec<Node> {
+        match self {
+            Self::Daemons(targets, _) => targets
+                .iter()
+                .map(|target| {
+                    Node::new(&target.name, named, &target.address.to_string(), Link::Connecting)
+                })
+                .collect(),
+            Self::Recorded(nodes) => nodes
+                .iter()
+                .map(|(name, _)| {
+                    let label = name.as_deref().map(crate::text::clean).unwrap_or_default();
+                    Node::new(&label, name.is_some(), "recorded", Link::Replay)
+                })
+                .collect(),
+        }
+    }
+
+    /// The time of the first entry, and of the last.
+    fn span(&self) -> Option<(i64, i64)> {
+        let Self::Recorded(nodes) = self else { return None };
+        let times = || nodes.iter().flat_map(|(_, entries)| entries).map(|entry| entry.at_ns);
+        Some((times().min().unwrap_or(0), times().max().unwrap_or(0)))
+    }
+
+    fn feeds(self) -> Feeds {
+        let names = self.names();
+        let base_ns = self.span().map_or(0, |span| span.0);
+        Feeds::new(match self {
+            Self::Daemons(targets, recorder) => targets
+                .into_iter()
+                .zip(names)
+                .map(|(target, name)| {
+                    live::start(target, recorder.as_ref().map(|recorder| Recording::new(recorder, name)))
+                })
+                .collect(),
+            Self::Recorded(nodes) => {
+                nodes.into_iter().map(|(_, entries)| replay::start_at(entries, base_ns)).collect()
+            }
+        })
+    }
+}
+
+async fn once(args: &Args, settings: Settings, source: Source) -> anyhow::Result<ExitCode> {
+    let mut nodes = source.nodes(args.nodes.is_some());
+    let end = source.span().map(|span| span.1);
+    let mut app = match source {
+        Source::Recorded(recorded) => {
+            for (node, (_, entries)) in nodes.iter_mut().zip(recorded) {
+                node.link = Link::Ended;
+                for message in entries.into_iter().filter_map(|entry| replay::message(entry.what)) {
+                    node.model.apply(message);
+                }
+            }
+            App::over(settings, nodes, end.unwrap_or(0))
+        }
+        Source::Daemons(..) => {
+            let mut app = App::over(settings, nodes, wall_clock());
+            once::fill(&mut app, &mut source.feeds()).await?;
+            app
+        }
     };
-    let out = if args.json {
-        let json = serde_json::to_string(&app.shown()).context("cannot write the snapshot as JSON")?;
-        json + "\n"
-    } else {
-        once::text(&app.report(width()))
-    };
+    let out = if args.json { once::json(&mut app)? } else { once::text(&app.report(width())) };
     match std::io::Write::write_all(&mut stdout().lock(), out.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(once::OnceError::Output(error).into())
@@ -150,22 +218,21 @@ impl Signals {
 async fn console(
     args: &Args,
     settings: Settings,
-    recording: Option<Vec<Entry>>,
+    source: Source,
     config_path: Option<&Path>,
 ) -> anyhow::Result<ExitCode> {
     let unread = settings.config.problem.is_some();
-    let (link, clock) = match &recording {
-        None => (Link::Connecting, Clock::Wall),
-        Some(entries) => {
-            let base_ns = entries.first().map_or(0, |entry| entry.at_ns);
-            (Link::Replay, Clock::Replay { base_ns, since: Instant::now() })
-        }
+    let clock = match source.span() {
+        None => Clock::Wall,
+        Some((base_ns, _)) => Clock::Replay { base_ns, since: Instant::now() },
     };
-    let mut feed = feed(args, recording)?;
+    let nodes = source.nodes(args.nodes.is_some());
+    let mut feeds = source.feeds();
     let mut signals = Signals::new().context("cannot listen for signals")?;
+    let mut resized = signal(SignalKind::window_change()).context("cannot listen for signals")?;
     let mut screen = Screen::take(!args.no_mouse).context("cannot set the terminal up")?;
-    let mut keys = keys();
-    let mut app = App::new(settings, link, clock.now_ns());
+    let mut keys = Keys::start().context("cannot read the terminal")?;
+    let mut app = App::over(settings, nodes, clock.now_ns());
     let mut next_frame = Instant::now();
     let mut feeding = true;
     loop {
@@ -182,56 +249,105 @@ async fn console(
         let mut events = Vec::new();
         tokio::select! {
             code = signals.next() => return Ok(code),
-            key = keys.recv() => match key {
+            key = keys.events.recv() => match key {
                 Some(key) => events.push(Event::Terminal(key)),
                 // The terminal is gone.
                 None => return Ok(ExitCode::SUCCESS),
             },
-            event = feed.events.recv(), if feeding => {
+            _ = resized.recv() => events.push(Event::Terminal(Terminal::Resize(0, 0))),
+            event = feeds.recv(), if feeding => {
                 feeding = event.is_some();
-                events.extend(event.map(Event::Feed));
-                while events.len() < BATCH && let Ok(more) = feed.events.try_recv() {
-                    events.push(Event::Feed(more));
+                events.extend(event.map(|(node, event)| Event::Feed(node, event)));
+                while events.len() < BATCH && let Some((node, event)) = feeds.try_recv() {
+                    events.push(Event::Feed(node, event));
                 }
             }
             () = tokio::time::sleep_until(next_frame), if app.is_dirty() => {}
             () = tokio::time::sleep(Duration::from_secs(1)), if app.shows_ages() => events.push(Event::Tick),
         }
-        let mut notices = Vec::new();
         for event in events {
             for command in app.handle(event, clock.now_ns()) {
                 match command {
                     Command::Quit => return Ok(ExitCode::SUCCESS),
-                    // A feed that is too busy to be asked: the operator asks again.
-                    Command::Ask(request) => drop(feed.requests.try_send(request)),
+                    Command::Ask(node, request) => ask(&mut app, &feeds, node, request),
                     Command::Copy(text) => screen.copy(&text).context("cannot write to the terminal")?,
                     Command::Remember(columns) => {
                         let path = config_path.filter(|_| !unread);
                         let kept = path.map_or(Ok(()), |path| config::remember(path, &columns));
                         if let Err(error) = kept {
                             let why = std::error::Error::source(&error).map(|why| format!(": {why}"));
-                            let words = format!("{error}{}", why.unwrap_or_default());
-                            notices.push(FeedEvent::Notice(words));
+                            app.tell(format!("{error}{}", why.unwrap_or_default()));
+                        }
+                    }
+                    Command::Exec(node, exec) => {
+                        let mut lent = Lent { screen: &mut screen, keys: &mut keys, mouse: !args.no_mouse };
+                        if let Some(code) =
+                            lent.run(node, &exec, &mut app, &mut feeds, &mut signals, clock).await?
+                        {
+                            return Ok(code);
                         }
                     }
                 }
             }
         }
-        for notice in notices {
-            app.handle(Event::Feed(notice), clock.now_ns());
-        }
     }
 }
 
-/// Keys and mouse from a thread of their own, which sleeps in read(2) while nothing is typed.
-fn keys() -> mpsc::Receiver<Terminal> {
-    let (keys_in, keys) = mpsc::channel(64);
-    std::thread::spawn(move || {
-        while let Ok(event) = crossterm::event::read() {
-            if keys_in.blocking_send(event).is_err() {
-                return;
-            }
+fn ask(app: &mut App, feeds: &Feeds, node: NodeId, request: Request) {
+    if !feeds.ask(node, request.clone()) {
+        app.not_asked(node, &request);
+    }
+}
+
+/// The terminal while a command in a container has it.
+struct Lent<'a> {
+    screen: &'a mut Screen,
+    keys: &'a mut Keys,
+    mouse: bool,
+}
+
+impl Lent<'_> {
+    /// Runs the command to its end; the exit code of the console where a signal ends that meanwhile.
+    async fn run(
+        &mut self,
+        node: NodeId,
+        exec: &Exec,
+        app: &mut App,
+        feeds: &mut Feeds,
+        signals: &mut Signals,
+        clock: Clock,
+    ) -> anyhow::Result<Option<ExitCode>> {
+        let channel = feeds.channel(node);
+        if !self.keys.pause() {
+            app.tell("the terminal cannot be handed over: its keys are still being read".to_owned());
+            return Ok(None);
         }
-    });
-    keys
+        self.screen.lend().context("cannot hand the terminal over")?;
+        let mut feeding = true;
+        let ended: Result<exec::Ended, ExecError> = {
+            let session = exec::run(exec, channel);
+            tokio::pin!(session);
+            // The console goes on watching, so that it is up to date when it is back.
+            loop {
+                tokio::select! {
+                    ended = &mut session => break ended,
+                    code = signals.next() => return Ok(Some(code)),
+                    event = feeds.recv(), if feeding => match event {
+                        None => feeding = false,
+                        Some((node, event)) => {
+                            for command in app.handle(Event::Feed(node, event), clock.now_ns()) {
+                                if let Command::Ask(node, request) = command {
+                                    ask(app, feeds, node, request);
+                                }
+                            }
+                        }
+                    },
+                }
+            }
+        };
+        self.screen.take_back(self.mouse).context("cannot take the terminal back")?;
+        self.keys.resume();
+        app.tell(exec::outcome(exec, &ended));
+        Ok(None)
+    }
 }

@@ -48,6 +48,24 @@ impl Screen {
 }
 
 impl Screen {
+    /// Leaves the screen to someone else: raw mode stays, so that keys can be passed on as they are.
+    pub fn lend(&mut self) -> io::Result<()> {
+        execute!(stdout(), DisableMouseCapture, LeaveAlternateScreen, cursor::Show)
+    }
+
+    /// Takes the screen back, in whatever state it was left: modes that a program turned on and did not turn off
+    /// would eat keys and colours.
+    pub fn take_back(&mut self, mouse: bool) -> io::Result<()> {
+        enable_raw_mode()?;
+        let mut out = stdout();
+        out.write_all(RESET)?;
+        execute!(out, EnterAlternateScreen, cursor::Hide)?;
+        if mouse {
+            execute!(out, EnableMouseCapture)?;
+        }
+        self.terminal.clear()
+    }
+
     /// Asks the terminal to put `text` on its clipboard (OSC 52), which works over SSH as well; one that does not
     /// know how ignores it.
     pub fn copy(&mut self, text: &str) -> io::Result<()> {
@@ -57,6 +75,9 @@ impl Screen {
         out.flush()
     }
 }
+
+/// Out of a program's alternate screen, keypad, cursor key, mouse and paste modes, scroll region and colours.
+const RESET: &[u8] = b"\x1b[?1049l\x1b[?1l\x1b>\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?7h\x1b[r\x1b[0m\r\n";
 
 impl Drop for Screen {
     fn drop(&mut self) {

@@ -2,10 +2,15 @@
 
 mod support;
 
+use std::time::Duration;
+
 use crossterm::event::KeyCode;
 use sandboxd_tui::feed::FeedEvent;
 use support::{ASCII, COLOR, Console, NO_COLOR};
 
+/// The keys to every view and panel.
+const EVERYWHERE: [&str; 16] =
+    ["", "2", "3", "4", "5", "5e\n", "6", "6d", "6e\n", "7", "8", "eew", "eeD", "?", "c", "e\n"];
 const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (40, 12)];
 
 fn snapshots(name: &str, to: impl Fn(&mut Console)) {
@@ -44,9 +49,67 @@ fn why() {
 #[test]
 fn pod_detail() {
     snapshots("pod", |console| {
+        console.keys("eeD");
+    });
+}
+
+#[test]
+fn containers() {
+    snapshots("containers", |console| {
+        console.keys("/orders");
+        console.press(KeyCode::Enter);
+        console.press(KeyCode::Enter);
+        console.later(Duration::from_secs(3));
+    });
+}
+
+#[test]
+fn containers_of_a_failed_pod() {
+    snapshots("containers-failed", |console| {
         console.keys("ee");
         console.press(KeyCode::Enter);
     });
+}
+
+#[test]
+fn capabilities() {
+    snapshots("caps", |console| console.keys("5e"));
+}
+
+#[test]
+fn capabilities_of_a_pod() {
+    snapshots("caps-of", |console| {
+        console.keys("5ee");
+        console.press(KeyCode::Enter);
+    });
+}
+
+#[test]
+fn namespaces() {
+    snapshots("spaces", |console| console.keys("6e"));
+}
+
+#[test]
+fn only_the_namespaces_that_are_wrong() {
+    snapshots("spaces-wrong", |console| console.keys("6d"));
+}
+
+#[test]
+fn one_namespace() {
+    snapshots("space", |console| {
+        console.keys("6e");
+        console.press(KeyCode::Enter);
+    });
+}
+
+#[test]
+fn events() {
+    snapshots("events", |console| console.keys("7"));
+}
+
+#[test]
+fn column_picker() {
+    snapshots("columns", |console| console.keys("c"));
 }
 
 #[test]
@@ -65,7 +128,7 @@ fn help() {
 
 #[test]
 fn node() {
-    snapshots("node", |console| console.keys("i"));
+    snapshots("node", |console| console.keys("8"));
 }
 
 #[test]
@@ -76,19 +139,39 @@ fn wide_terminals_show_every_column() {
 
 #[test]
 fn without_colour_everything_is_still_said() {
-    let mut console = Console::new(80, 24, NO_COLOR);
-    insta::assert_snapshot!(console.draw());
+    for (name, keys) in [
+        ("pods", ""),
+        ("tree", "2"),
+        ("checks", "3"),
+        ("flow", "4"),
+        ("caps", "5e"),
+        ("caps-of", "5e\n"),
+        ("spaces", "6e"),
+        ("events", "7"),
+        ("node", "8"),
+        ("containers", "ee\n"),
+        ("why", "eew"),
+    ] {
+        let mut console = Console::new(80, 24, NO_COLOR);
+        console.keys(keys);
+        insta::assert_snapshot!(format!("no-colour-{name}"), console.draw());
+        assert_eq!(coloured(&console), 0, "{name}");
+    }
+}
+
+/// Cells with a colour of their own.
+fn coloured(console: &Console) -> usize {
     let buffer = console.terminal.backend().buffer();
     let coloured = buffer
         .content()
         .iter()
         .filter(|cell| cell.fg != ratatui::style::Color::Reset || cell.bg != ratatui::style::Color::Reset);
-    assert_eq!(coloured.count(), 0);
+    coloured.count()
 }
 
 #[test]
 fn no_theme_sets_a_background() {
-    for keys in ["", "2", "3", "4", "eew", "?", "i"] {
+    for keys in EVERYWHERE {
         let mut console = Console::new(120, 40, COLOR);
         console.keys(keys);
         console.draw();
@@ -102,7 +185,7 @@ fn no_theme_sets_a_background() {
 
 #[test]
 fn ascii_is_ascii_everywhere() {
-    for keys in ["", "2", "3", "4", "eew", "?", "i"] {
+    for keys in EVERYWHERE {
         let mut console = Console::new(120, 40, ASCII);
         console.keys(keys);
         let screen = console.draw();
@@ -117,7 +200,7 @@ fn a_terminal_that_is_too_small_says_so() {
     let mut console = Console::new(39, 12, COLOR);
     assert_eq!(console.draw(), "too small: 39x12, needs 40x8\n");
     for (width, height) in [(1, 1), (40, 8), (3, 60), (60, 3)] {
-        for keys in ["", "2", "3", "4", "eew", "?", "i"] {
+        for keys in EVERYWHERE {
             let mut console = Console::new(width, height, COLOR);
             console.keys(keys);
             console.draw();
@@ -130,7 +213,7 @@ fn before_the_first_snapshot_the_screen_says_what_is_missing() {
     let mut console = Console::empty(80, 24, COLOR);
     let reason = "cannot reach /run/sandboxd/console.sock: No such file or directory (os error 2)".to_owned();
     console.feed(FeedEvent::Connecting);
-    console.feed(FeedEvent::Waiting { reason, retry_in: std::time::Duration::from_secs(3) });
+    console.feed(FeedEvent::Waiting { reason, retry_in: Duration::from_secs(3) });
     insta::assert_snapshot!(console.draw());
 }
 
@@ -138,10 +221,10 @@ fn before_the_first_snapshot_the_screen_says_what_is_missing() {
 fn stale_data_is_dimmed_and_carries_its_age() {
     let mut console = Console::new(80, 24, COLOR);
     let reason = "the daemon closed the stream".to_owned();
-    console.feed(FeedEvent::Waiting { reason: reason.clone(), retry_in: std::time::Duration::from_secs(3) });
+    console.feed(FeedEvent::Waiting { reason: reason.clone(), retry_in: Duration::from_secs(3) });
     console.now_ns += 70_000_000_000;
     console.feed(FeedEvent::Connecting);
-    console.feed(FeedEvent::Waiting { reason, retry_in: std::time::Duration::from_secs(3) });
+    console.feed(FeedEvent::Waiting { reason, retry_in: Duration::from_secs(3) });
     let screen = console.draw();
     assert!(screen.contains("!! stale 1m"), "{screen}");
     assert!(screen.contains("the daemon closed the"), "{screen}");

@@ -6,14 +6,18 @@
 mod daemon;
 mod support;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemon::Daemon;
 use sandboxd_api::console::{Check, Delta, Lagged, Snapshot, WatchResponse, delta, watch_response};
-use sandboxd_tui::feed::{Feed, FeedEvent, Request, live};
-use sandboxd_tui::record::{Entry, What};
+use sandboxd_tui::feed::query::Query;
+use sandboxd_tui::feed::target::{Address, Target};
+use sandboxd_tui::feed::{Feed, FeedEvent, Request, live, replay};
+use sandboxd_tui::record::{self, Entry, Recorder, Recording, What};
 use support::{COLOR, Console, entries, fixture, messages};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
@@ -22,6 +26,14 @@ fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sandboxd-tui"));
     command.env("TZ", "UTC").env("COLUMNS", "100").stdin(Stdio::null()).kill_on_drop(true);
     command
+}
+
+fn target(socket: &Path) -> Target {
+    Target::of_endpoint(Address::Unix(socket.to_owned()), None).unwrap()
+}
+
+fn recording(file: &Path) -> Recording {
+    Recording::new(&Arc::new(Mutex::new(Recorder::create(file).unwrap())), None)
 }
 
 async fn run(endpoint: &Path, args: &[&str]) -> Output {
@@ -49,16 +61,16 @@ async fn until(console: &mut Console, feed: &mut Feed, seen: impl Fn(&Console) -
 async fn the_console_comes_back_when_the_daemon_does() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("console.sock");
-    let mut feed = live::start(socket.clone(), None);
+    let mut feed = live::start(target(&socket), None);
     let mut console = Console::empty(80, 24, COLOR);
-    until(&mut console, &mut feed, |console| console.app.link.is_stale()).await;
+    until(&mut console, &mut feed, |console| console.app.link().is_stale()).await;
 
     let first = Daemon::start(&socket);
-    until(&mut console, &mut feed, |console| console.app.model.filled).await;
+    until(&mut console, &mut feed, |console| console.app.model().filled).await;
     assert!(console.draw().contains("● live"));
 
     first.stop().await;
-    until(&mut console, &mut feed, |console| console.app.link.is_stale()).await;
+    until(&mut console, &mut feed, |console| console.app.link().is_stale()).await;
     let screen = console.draw();
     assert!(screen.contains("!! stale") && screen.contains("old-order"), "{screen}");
     // What is asked meanwhile is answered at once, with the reason.
@@ -67,9 +79,9 @@ async fn the_console_comes_back_when_the_daemon_does() {
     while !refused(&feed.events.recv().await.unwrap()) {}
 
     let second = Daemon::start(&socket);
-    until(&mut console, &mut feed, |console| !console.app.link.is_stale()).await;
+    until(&mut console, &mut feed, |console| !console.app.link().is_stale()).await;
     second.send(delta(delta::Change::Check(Check { seq: 9_001, ..Check::default() }))).await;
-    until(&mut console, &mut feed, |console| console.app.model.check(9_001).is_some()).await;
+    until(&mut console, &mut feed, |console| console.app.model().check(9_001).is_some()).await;
     second.stop().await;
 }
 
@@ -77,9 +89,9 @@ async fn the_console_comes_back_when_the_daemon_does() {
 async fn a_console_that_lagged_takes_the_fresh_snapshot_and_says_what_it_missed() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("console.sock"));
-    let mut feed = live::start(daemon.socket.clone(), None);
+    let mut feed = live::start(target(&daemon.socket), None);
     let mut console = Console::empty(80, 24, COLOR);
-    until(&mut console, &mut feed, |console| console.app.model.filled).await;
+    until(&mut console, &mut feed, |console| console.app.model().filled).await;
     daemon.send(delta(delta::Change::Lagged(Lagged { messages: 312 }))).await;
     let mut fresh = match messages().swap_remove(0).message.unwrap() {
         watch_response::Message::Snapshot(snapshot) => snapshot,
@@ -88,8 +100,8 @@ async fn a_console_that_lagged_takes_the_fresh_snapshot_and_says_what_it_missed(
     fresh.pods.truncate(3);
     fresh.recent_checks.push(Check { seq: 9_001, ..Check::default() });
     daemon.send(WatchResponse { message: Some(watch_response::Message::Snapshot(fresh)) }).await;
-    until(&mut console, &mut feed, |console| console.app.model.check(9_001).is_some()).await;
-    assert_eq!(console.app.model.pods.len(), 3);
+    until(&mut console, &mut feed, |console| console.app.model().check(9_001).is_some()).await;
+    assert_eq!(console.app.model().pods.len(), 3);
     assert!(console.draw().contains("! 312 missed here"));
     daemon.stop().await;
 }
@@ -98,7 +110,7 @@ async fn a_console_that_lagged_takes_the_fresh_snapshot_and_says_what_it_missed(
 async fn an_explanation_is_asked_of_the_daemon() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("console.sock"));
-    let feed = live::start(daemon.socket.clone(), None);
+    let feed = live::start(target(&daemon.socket), None);
     let mut events = feed.events;
     for (seq, known) in [(recorded_seq(), true), (1, false)] {
         feed.requests.send(Request::Explain { seq }).await.unwrap();
@@ -115,6 +127,45 @@ async fn an_explanation_is_asked_of_the_daemon() {
     }
     drop((feed.requests, events));
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_read_while_recording_is_there_in_the_replay() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("console.sock"));
+    let file = dir.path().join("session.jsonl");
+    let mut feed = live::start(target(&daemon.socket), Some(recording(&file)));
+    let mut console = Console::empty(80, 24, COLOR);
+    until(&mut console, &mut feed, |console| console.app.model().filled).await;
+    let pod_id = console.app.model().pods.keys().next().unwrap().clone();
+    let queries =
+        [Query::Usage { pod_id }, Query::Namespaces, Query::Capabilities, Query::Doctor, Query::Pulls];
+    for query in &queries {
+        feed.requests.send(Request::Read(query.clone())).await.unwrap();
+    }
+    let mut live_answers = HashMap::new();
+    while live_answers.len() < queries.len() {
+        if let FeedEvent::Answered { query, answer } = feed.events.recv().await.unwrap() {
+            live_answers.insert(query, answer);
+        }
+    }
+    // This daemon serves no images: that is told, and nothing is recorded of it.
+    let refused = live_answers.remove(&Query::Pulls).unwrap().unwrap_err();
+    assert!(refused.contains("older than the console"), "{refused}");
+    drop(feed);
+    daemon.stop().await;
+
+    let mut replayed = replay::start(record::read(&file).unwrap());
+    for (query, answer) in live_answers {
+        replayed.requests.send(Request::Read(query.clone())).await.unwrap();
+        let played = loop {
+            if let FeedEvent::Answered { query: of, answer } = replayed.events.recv().await.unwrap() {
+                assert_eq!(of, query);
+                break answer;
+            }
+        };
+        assert_eq!(played.unwrap(), answer.unwrap());
+    }
 }
 
 fn recorded_seq() -> u64 {

@@ -26,7 +26,10 @@ pub struct Bench {
     /// Pods started at once, and kept for the memory figures.
     #[arg(long, default_value_t = 20)]
     parallel: u32,
-    /// One JSON document instead of tables.
+    /// Only the console: frame times and CPU over a simulated daemon. Needs no root.
+    #[arg(long)]
+    only_console: bool,
+    /// One JSON document instead of tables; the console's is one of its own, on the first line.
     #[arg(long)]
     json: bool,
 }
@@ -41,11 +44,23 @@ pub fn demo(options: &Demo) -> Result<()> {
 
 /// Builds and becomes the bench.
 pub fn bench(options: &Bench) -> Result<()> {
+    console(options)?;
+    if options.only_console {
+        return Ok(());
+    }
     let dir = prepare()?;
     let mut command = Command::new(dir.join("bench"));
     command.args(["--pods", &options.pods.to_string(), "--parallel", &options.parallel.to_string()]);
     command.args(options.json.then_some("--json"));
     become_program(&mut command, &dir)
+}
+
+/// The console's section: a bench target of its crate, so that it measures the program as it is installed.
+fn console(options: &Bench) -> Result<()> {
+    let mut command = run::cargo();
+    command.args(["bench", "--quiet", "-p", "sandboxd-tui", "--bench", "console", "--"]);
+    command.args(options.json.then_some("--json"));
+    run::run(&mut command)
 }
 
 fn prepare() -> Result<std::path::PathBuf> {

@@ -5,7 +5,8 @@ use ratatui::layout::Rect;
 use ratatui::style::Modifier;
 use ratatui::text::{Line, Span};
 
-use super::{App, View};
+use super::{App, Over, View};
+use crate::fleet::{self, NodeId, PodKey};
 use crate::link::Link;
 use crate::model::facts;
 use crate::panel::pods::Pods;
@@ -25,6 +26,7 @@ const TREE_FROM: u16 = 132;
 impl App {
     /// Draws the whole screen.
     pub fn draw(&mut self, buf: &mut Buffer, area: Rect) {
+        self.refresh();
         self.dirty = false;
         if area.width < LEAST.0 || area.height < LEAST.1 {
             let words = format!("too small: {}x{}, needs {}x{}", area.width, area.height, LEAST.0, LEAST.1);
@@ -33,21 +35,32 @@ impl App {
         }
         let body = Rect { y: area.y + 3, height: area.height - 4, ..area };
         self.draw_head(buf, area);
-        if self.model.filled {
+        if self.is_filled() {
             self.draw_body(buf, body);
         } else {
             self.draw_waiting(buf, body);
         }
-        if self.link.is_stale() {
+        // Of several nodes the table dims the rows of those that are away; what is about one node is dimmed whole.
+        let one = self.nodes.len() == 1 || self.view != View::Pods || !self.over.is_empty();
+        if one && self.link().is_stale() {
             buf.set_style(body, self.theme.plain().add_modifier(Modifier::DIM));
         }
         self.draw_footer(buf, Rect { y: area.bottom() - 1, height: 1, ..area });
+        if let Some(modal) = &self.modal {
+            let area = Rect { y: area.y + 1, height: area.height - 1, ..area };
+            modal.draw(buf, area, &self.context());
+        }
     }
 
     /// What every drawing function may look at; the panels themselves stay free to be changed.
     fn context(&self) -> Context<'_> {
+        let node = self.focus();
+        let of = &self.nodes[node.0];
         Context {
-            model: &self.model,
+            nodes: &self.nodes,
+            node,
+            model: &of.model,
+            answers: &of.answers,
             shared: &self.shared,
             theme: self.theme,
             tz: &self.tz,
@@ -57,7 +70,7 @@ impl App {
 
     fn draw_head(&mut self, buf: &mut Buffer, area: Rect) {
         let line = |y| Rect { y: area.y + y, height: 1, ..area };
-        status::draw(buf, line(0), &self.link, &self.context());
+        status::draw(buf, line(0), self.link(), &self.context());
         if self.over.is_empty() {
             self.draw_tabs(buf, line(1));
         } else {
@@ -101,7 +114,11 @@ impl App {
     fn draw_breadcrumb(&mut self, buf: &mut Buffer, area: Rect) {
         let cx = self.context();
         let mut line = Line::from(vec![Span::raw(" "), Span::raw(self.view.name())]);
-        for panel in &self.over {
+        if cx.several() {
+            line.push_span(Span::styled(format!(" {} ", self.theme.glyphs().pointer), self.theme.dim()));
+            line.push_span(Span::raw(cx.nodes[cx.node.0].name().to_owned()));
+        }
+        for Over { panel, .. } in &self.over {
             line.push_span(Span::styled(format!(" {} ", self.theme.glyphs().pointer), self.theme.dim()));
             line.push_span(Span::styled(panel.title(&cx), self.theme.heading()));
         }
@@ -111,12 +128,17 @@ impl App {
 
     /// How many pods, and how many of them want a look; or what keeps the daemon away.
     fn counts(&self, room: u16, cx: &Context<'_>) -> Line<'static> {
-        if let Link::Waiting { reason, .. } = &self.link {
+        let away = self.nodes.iter().find_map(|node| match &node.link {
+            Link::Waiting { reason, .. } if cx.several() => Some(format!("{WRONG} {}: {reason}", node.name())),
+            Link::Waiting { reason, .. } => Some(reason.clone()),
+            _ => None,
+        });
+        if let Some(reason) = &away {
             let reason = text::fit(reason, usize::from(room), cx.theme.glyphs().ellipsis);
             return Line::styled(reason, cx.theme.bad());
         }
-        let (shown, all) = (self.shared.rows.len(), self.model.pods.len());
-        let problems = self.model.pods.values().filter(|pod| facts::is_problem(pod)).count();
+        let (shown, all) = (self.shared.rows.len(), fleet::pods(&self.nodes).count());
+        let problems = fleet::pods(&self.nodes).filter(|(_, pod)| facts::is_problem(pod)).count();
         let room = usize::from(room);
         let mut bad = if problems == 0 { String::new() } else { format!("  {WRONG} {problems} to look at") };
         let mut count = text::plural(all, "pod");
@@ -136,7 +158,7 @@ impl App {
     }
 
     fn draw_waiting(&self, buf: &mut Buffer, area: Rect) {
-        let mut words = match &self.link {
+        let mut words = match self.link() {
             Link::Connecting => vec!["connecting to the daemon".to_owned()],
             Link::Waiting { reason, retry_at_ns, .. } => vec![
                 format!("{WRONG} {reason}"),
@@ -148,6 +170,9 @@ impl App {
             ],
             Link::Live | Link::Replay | Link::Ended => vec!["waiting for the snapshot".to_owned()],
         };
+        if self.nodes.len() > 1 {
+            words.push(format!("none of {} answered yet: N shows each", text::plural(self.nodes.len(), "node")));
+        }
         words.truncate(usize::from(area.height));
         let mut y = area.y + 1;
         for word in words {
@@ -195,7 +220,7 @@ impl App {
             buf.set_line(area.x, area.y - 1, &line, area.width);
         };
         let selected = self.shared.selected.as_ref();
-        let pod = cx.model.pod(selected.map(String::as_str));
+        let pod = cx.model.pod(selected.map(|key| &*key.id));
         let stream = match (area.width >= TREE_FROM, pod) {
             (true, Some(pod)) => {
                 let left = Rect { width: area.width * 9 / 20, ..area };
@@ -205,14 +230,15 @@ impl App {
             }
             _ => area,
         };
-        section(buf, stream, "Capability checks");
+        let of = if cx.several() { format!("Capability checks of {}", cx.nodes[cx.node.0].name()) } else { "Capability checks".to_owned() };
+        section(buf, stream, &of);
         checks::tail(buf, stream, &cx);
     }
 
     fn draw_not_shown(&self, buf: &mut Buffer, area: Rect) {
-        let chosen = &self.shared.columns;
-        let placed = columns::layout(usize::from(area.width), 0, chosen);
-        let hidden = columns::hidden(&placed, chosen).len();
+        let (chosen, several) = (&self.shared.columns, self.nodes.len() > 1);
+        let placed = columns::layout(usize::from(area.width), 0, chosen, several);
+        let hidden = columns::hidden(&placed, chosen, several).len();
         let words = format!("not shown: {}, checks (3)", text::plural(hidden, "column"));
         let words = text::fit(&words, usize::from(area.width) - 1, self.theme.glyphs().ellipsis);
         buf.set_string(area.x + 1, area.y, words, self.theme.dim());
@@ -236,20 +262,31 @@ impl App {
         let cx = self.context();
         // A node full of healthy pods would drown what matters: then only those that want a look.
         let few = self.shared.rows.len() <= FEW;
-        let wrong = |id: &&String| cx.model.pod(Some(id)).is_some_and(facts::is_problem);
-        let tree = tree::build(self.shared.rows.iter().filter(|id| few || wrong(id)), width, &cx);
-        let degradations = self.model.node.degradations.iter().chain(&self.model.observer.degradations);
-        let degradations: Vec<_> = degradations
-            .flat_map(|one| text::wrap(&format!("! {}: {}", one.name, one.message), usize::from(width) - 1))
+        let tree: Vec<_> = (0..self.nodes.len())
+            .map(|index| cx.on(NodeId(index)))
+            .flat_map(|on| {
+                let wrong = |key: &&PodKey| on.pod(key).is_some_and(facts::is_problem);
+                tree::build(on.own_rows().filter(|key| few || wrong(key)), width, &on)
+            })
+            .collect();
+        let degradations: Vec<_> = self
+            .nodes
+            .iter()
+            .flat_map(|node| {
+                let all = node.model.node.degradations.iter().chain(&node.model.observer.degradations);
+                let on = if cx.several() { format!("{}: ", node.name()) } else { String::new() };
+                all.map(move |one| format!("! {on}{}: {}", one.name, one.message))
+            })
+            .flat_map(|words| text::wrap(&words, usize::from(width) - 1))
             .collect();
         let pods = text::cells(Pods::height(&cx));
-        let stream = text::cells(self.model.checks.len().clamp(1, 10) + 1);
+        let stream = text::cells(cx.model.checks.len().clamp(1, 10) + 1);
         let tree_height = if tree.is_empty() { 0 } else { text::cells(tree.len() + 2) };
         let degraded_height = text::cells(degradations.len());
         let height = pods.saturating_add(tree_height).saturating_add(stream + degraded_height + 5);
         let area = Rect::new(0, 0, width, height);
         let mut buf = Buffer::empty(area);
-        status::draw(&mut buf, Rect { height: 1, ..area }, &self.link, &cx);
+        status::draw(&mut buf, Rect { height: 1, ..area }, self.link(), &cx);
         let mut y = 1;
         for one in &degradations {
             buf.set_string(1, y, one, cx.theme.warn());
@@ -270,9 +307,15 @@ impl App {
         heading(&mut buf, checks_at, "Capability checks");
         checks::tail(&mut buf, Rect::new(0, checks_at + 1, width, stream), &cx);
         let table = Rect::new(0, y + 1, width, pods);
+        self.at_node = self.focus();
         self.shared.selected = None;
+        let node = self.focus();
+        let of = &self.nodes[node.0];
         let cx = Context {
-            model: &self.model,
+            nodes: &self.nodes,
+            node,
+            model: &of.model,
+            answers: &of.answers,
             shared: &self.shared,
             theme: self.theme,
             tz: &self.tz,

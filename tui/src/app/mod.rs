@@ -7,7 +7,9 @@
 //!               └─ dirty ──▶ App::draw
 //! ```
 
+mod act;
 mod draw;
+mod nodes;
 
 use crossterm::event::{
     Event as Terminal, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
@@ -16,7 +18,9 @@ use jiff::tz::TimeZone;
 use ratatui::layout::Rect;
 
 use crate::config::Config;
+use crate::exec::Exec;
 use crate::feed::{FeedEvent, Request};
+use crate::fleet::{Node, NodeId};
 use crate::link::Link;
 use crate::model::Model;
 use crate::model::filter::{Filter, Kind};
@@ -28,15 +32,14 @@ use crate::panel::events::Events;
 use crate::panel::flow::Flow;
 use crate::panel::footer::Prompt;
 use crate::panel::help::Help;
+use crate::panel::modal::Modal;
 use crate::panel::node::NodeView;
+use crate::panel::nodes::Nodes;
 use crate::panel::pods::Pods;
 use crate::panel::spaces::Spaces;
 use crate::panel::tree::Tree;
 use crate::panel::{Context, Copied, Effect, Panel, Shared};
 use crate::theme::{Theme, WRONG};
-
-/// Answers kept; the oldest go all at once, they can be asked for again.
-const ANSWERS: usize = 256;
 
 /// The views; other panels open over them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +96,8 @@ pub struct Settings {
     pub tz: TimeZone,
     pub filter: Filter,
     pub sort: Sort,
+    /// Whether anything may be changed, as far as this console is concerned.
+    pub allow_actions: bool,
     /// What the operator's file says.
     pub config: Config,
 }
@@ -101,7 +106,7 @@ pub struct Settings {
 #[expect(clippy::large_enum_variant, reason = "made and taken apart at once, never kept")]
 pub enum Event {
     Terminal(Terminal),
-    Feed(FeedEvent),
+    Feed(NodeId, FeedEvent),
     /// A second went by.
     Tick,
 }
@@ -110,17 +115,28 @@ pub enum Event {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     Quit,
-    Ask(Request),
+    Ask(NodeId, Request),
+    /// Hands the terminal over.
+    Exec(NodeId, Exec),
     /// Put on the clipboard.
     Copy(String),
     /// Keep the columns of the pod table for the next start.
     Remember(Vec<Column>),
 }
 
+/// A panel over the view, and the node it is about.
+#[derive(Debug)]
+struct Over {
+    node: NodeId,
+    panel: Box<dyn Panel>,
+}
+
 #[derive(Debug)]
 pub struct App {
-    pub model: Model,
-    pub link: Link,
+    nodes: Vec<Node>,
+    /// The node that is looked at where no pod is selected.
+    at_node: NodeId,
+    allow_actions: bool,
     shared: Shared,
     theme: Theme,
     tz: TimeZone,
@@ -135,14 +151,17 @@ pub struct App {
     events: Events,
     node: NodeView,
     /// Panels opened over the view, the topmost last.
-    over: Vec<Box<dyn Panel>>,
+    over: Vec<Over>,
+    modal: Option<Modal>,
+    /// The log that is followed.
+    following: Option<(NodeId, String)>,
     prompt: Option<Prompt>,
     notice: Option<String>,
     dirty: bool,
     /// Whether what is on the screen is read again and again.
     polls: bool,
     /// What `shared.rows` was made from.
-    rows_of: Option<(u64, String, Sort)>,
+    rows_of: Option<nodes::RowsOf>,
     /// Where the tabs were drawn, for the mouse.
     tabs: Vec<(Rect, View)>,
     /// Where the way back was drawn, and the hints of the footer with their keys.
@@ -151,12 +170,19 @@ pub struct App {
 }
 
 impl App {
+    /// About one node.
     pub fn new(settings: Settings, link: Link, now_ns: i64) -> Self {
-        let Settings { theme, tz, filter, sort, config } = settings;
+        Self::over(settings, vec![Node::new("", false, "", link)], now_ns)
+    }
+
+    /// About these nodes, at least one.
+    pub fn over(settings: Settings, nodes: Vec<Node>, now_ns: i64) -> Self {
+        let Settings { theme, tz, filter, sort, allow_actions, config } = settings;
         let Config { columns, keys, problem, .. } = config;
         Self {
-            model: Model::default(),
-            link,
+            nodes,
+            at_node: NodeId::default(),
+            allow_actions,
             shared: Shared { pod_filter: filter, sort, columns, keys, ..Shared::default() },
             theme,
             tz,
@@ -171,6 +197,8 @@ impl App {
             events: Events::default(),
             node: NodeView::default(),
             over: Vec::new(),
+            modal: None,
+            following: None,
             prompt: None,
             notice: problem.map(|problem| format!("{WRONG} {problem}: the manual's settings are used")),
             dirty: true,
@@ -187,31 +215,65 @@ impl App {
         self.dirty
     }
 
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The node that is looked at: the topmost panel's, else the selected pod's.
+    pub fn focus(&self) -> NodeId {
+        let over = self.over.last().map(|over| over.node);
+        over.or_else(|| self.shared.selected.as_ref().map(|key| key.node)).unwrap_or(self.at_node)
+    }
+
+    /// What is known of the node that is looked at.
+    pub fn model(&self) -> &Model {
+        &self.nodes[self.focus().0].model
+    }
+
+    pub fn link(&self) -> &Link {
+        &self.nodes[self.focus().0].link
+    }
+
+    /// Whether any node ever said what is there.
+    pub fn is_filled(&self) -> bool {
+        self.nodes.iter().any(|node| node.model.filled)
+    }
+
     /// Whether something on the screen grows older by itself.
     pub fn shows_ages(&self) -> bool {
-        let ages = match self.link {
-            // A recording that ended stands still.
-            Link::Ended => return false,
-            Link::Waiting { .. } => true,
-            Link::Connecting | Link::Live | Link::Replay => false,
-        };
-        ages || self.polls || !self.model.pods.is_empty() && self.view == View::Pods
+        // A recording that ended stands still.
+        if self.nodes.iter().all(|node| node.link == Link::Ended) {
+            return false;
+        }
+        let waiting = self.nodes.iter().any(|node| matches!(node.link, Link::Waiting { .. }));
+        let pods = !self.shared.rows.is_empty() && self.view == View::Pods && self.over.is_empty();
+        waiting || self.polls || pods
     }
 
     /// Takes in one event at the time `now_ns`.
     pub fn handle(&mut self, event: Event, now_ns: i64) -> Vec<Command> {
         self.now_ns = now_ns;
         let mut commands = match event {
-            Event::Feed(event) => {
-                self.feed(event);
-                Vec::new()
+            // The rows are made anew when they are looked at: a flood of changes costs one look.
+            Event::Feed(node, event) => {
+                self.feed(node, event);
+                let mut commands = self.follow_log();
+                commands.extend(self.missing_timeline());
+                commands.extend(self.wanted());
+                return commands;
             }
             Event::Tick => {
                 self.dirty |= self.shows_ages();
                 Vec::new()
             }
-            Event::Terminal(Terminal::Key(key)) if key.kind != KeyEventKind::Release => self.key(key),
-            Event::Terminal(Terminal::Mouse(mouse)) => self.mouse(mouse),
+            Event::Terminal(Terminal::Key(key)) if key.kind != KeyEventKind::Release => {
+                self.refresh();
+                self.key(key)
+            }
+            Event::Terminal(Terminal::Mouse(mouse)) => {
+                self.refresh();
+                self.mouse(mouse)
+            }
             Event::Terminal(Terminal::Resize(..)) => {
                 self.dirty = true;
                 Vec::new()
@@ -220,82 +282,9 @@ impl App {
         };
         self.refresh();
         commands.extend(self.missing_timeline());
+        commands.extend(self.follow_log());
         commands.extend(self.wanted());
         commands
-    }
-
-    fn feed(&mut self, event: FeedEvent) {
-        self.dirty = true;
-        match event {
-            FeedEvent::Connecting => {
-                if !matches!(self.link, Link::Waiting { lost_at_ns: Some(_), .. }) {
-                    self.link = Link::Connecting;
-                }
-            }
-            FeedEvent::Live => self.link = if self.link == Link::Replay { Link::Replay } else { Link::Live },
-            FeedEvent::Ended => self.link = Link::Ended,
-            FeedEvent::Waiting { reason, retry_in } => {
-                let since = match self.link {
-                    Link::Waiting { lost_at_ns, .. } => lost_at_ns,
-                    _ => self.model.filled.then_some(self.now_ns),
-                };
-                let retry = i64::try_from(retry_in.as_nanos()).unwrap_or(i64::MAX);
-                let retry_at_ns = self.now_ns.saturating_add(retry);
-                self.link = Link::Waiting { reason, lost_at_ns: since, retry_at_ns };
-            }
-            FeedEvent::Message(message) => {
-                let daemon = self.model.node.started_at_ns;
-                self.model.apply(message);
-                if self.model.node.started_at_ns != daemon {
-                    self.shared.explained.clear();
-                    self.shared.timelines.clear();
-                    self.shared.readings.clear();
-                }
-            }
-            FeedEvent::Answered { query, answer } => self.shared.readings.take(query, answer, self.now_ns),
-            FeedEvent::Explained { seq, mut answer } => {
-                if let Ok(answer) = &mut answer {
-                    answer.check.iter_mut().for_each(crate::model::clean::check);
-                    answer.explanation.iter_mut().for_each(crate::model::clean::explanation);
-                }
-                if self.shared.explained.len() >= ANSWERS {
-                    self.shared.explained.clear();
-                }
-                self.shared.explained.insert(seq, answer);
-            }
-            FeedEvent::Timeline { pod_id, mut answer } => {
-                answer.iter_mut().for_each(crate::model::clean::timeline);
-                if self.shared.timelines.len() >= ANSWERS {
-                    self.shared.timelines.clear();
-                }
-                self.shared.timelines.insert(pod_id, answer);
-            }
-            FeedEvent::Notice(words) => self.notice = Some(words),
-        }
-    }
-
-    /// Brings the visible rows up to date; the selection stays on its pod, or where its pod was.
-    pub fn refresh(&mut self) {
-        let key = (self.model.revision, self.shared.pod_filter.text().to_owned(), self.shared.sort);
-        if self.rows_of.as_ref() == Some(&key) {
-            return;
-        }
-        self.rows_of = Some(key);
-        let at = self
-            .shared
-            .selected
-            .as_ref()
-            .and_then(|selected| self.shared.rows.iter().position(|id| id == selected))
-            .unwrap_or(0);
-        let mut pods: Vec<_> =
-            self.model.pods.values().filter(|pod| self.shared.pod_filter.pod(pod)).collect();
-        pods.sort_by(|a, b| self.shared.sort.compare(a, b));
-        let rows: Vec<_> = pods.into_iter().map(|pod| pod.id.clone()).collect();
-        if !self.shared.selected.as_ref().is_some_and(|selected| rows.contains(selected)) {
-            self.shared.selected = rows.get(at.min(rows.len().saturating_sub(1))).cloned();
-        }
-        self.shared.rows = rows;
-        self.dirty = true;
     }
 
     /// Asks for the timeline that is looked at and did not come with its pod.
@@ -303,27 +292,37 @@ impl App {
         if self.view != View::Flow {
             return None;
         }
-        let pod = self.model.pod(self.shared.selected.as_deref())?;
-        if pod.timeline.is_some() || self.shared.timelines.contains_key(&pod.id) {
+        let key = self.shared.selected.as_ref()?;
+        let node = &mut self.nodes[key.node.0];
+        let pod = node.model.pod(Some(&key.id))?;
+        if pod.timeline.is_some() || node.answers.timelines.contains_key(&pod.id) {
             return None;
         }
         let pod_id = pod.id.clone();
-        self.shared.timelines.insert(pod_id.clone(), Err("asking the daemon".to_owned()));
-        Some(Command::Ask(Request::Timeline { pod_id }))
+        node.answers.timelines.insert(pod_id.clone(), Err("asking the daemon".to_owned()));
+        Some(Command::Ask(key.node, Request::Timeline { pod_id }))
     }
 
     /// Asks for what the topmost panel wants read and is due.
     fn wanted(&mut self) -> Vec<Command> {
-        let wants = if self.model.filled { self.with_panel(|panel, cx| panel.wants(cx)) } else { Vec::new() };
+        let (id, now_ns) = (self.focus(), self.now_ns);
+        let filled = self.nodes[id.0].model.filled;
+        let wants = if filled { self.with_panel(|panel, cx| panel.wants(cx)) } else { Vec::new() };
         self.polls = !wants.is_empty();
-        let due = wants.into_iter().filter(|want| self.shared.readings.due(want, self.now_ns));
-        due.map(|want| Command::Ask(Request::Read(want.query))).collect()
+        let readings = &mut self.nodes[id.0].answers.readings;
+        let due = wants.into_iter().filter(|want| readings.due(want, now_ns));
+        due.map(|want| Command::Ask(id, Request::Read(want.query))).collect()
     }
 
     /// The topmost panel together with what it may look at.
     fn with_panel<T>(&mut self, then: impl FnOnce(&mut dyn Panel, &Context<'_>) -> T) -> T {
+        let node = self.focus();
+        let of = &self.nodes[node.0];
         let cx = Context {
-            model: &self.model,
+            nodes: &self.nodes,
+            node,
+            model: &of.model,
+            answers: &of.answers,
             shared: &self.shared,
             theme: self.theme,
             tz: &self.tz,
@@ -340,7 +339,7 @@ impl App {
             View::Node => &mut self.node,
         };
         match self.over.last_mut() {
-            Some(over) => then(over.as_mut(), &cx),
+            Some(over) => then(over.panel.as_mut(), &cx),
             None => then(view, &cx),
         }
     }
@@ -351,9 +350,18 @@ impl App {
         if control && key.code == KeyCode::Char('c') {
             return vec![Command::Quit];
         }
+        if self.modal.is_some() {
+            self.notice = None;
+            return self.modal_key(key);
+        }
         if self.prompt.is_some() {
             self.prompt_key(key);
             return Vec::new();
+        }
+        if self.with_panel(|panel, _| panel.captures()) {
+            self.notice = None;
+            let effects = self.with_panel(|panel, cx| panel.handle_key(key, cx)).unwrap_or_default();
+            return self.carry_out(effects);
         }
         let key = self.shared.keys.translate(key);
         self.manual_key(key)
@@ -381,15 +389,22 @@ impl App {
                     (Some(effects), _) => return self.carry_out(effects),
                     (None, KeyCode::Char('?')) => {
                         let help = self.with_panel(|panel, cx| Help::new(panel.title(cx), panel.hints()));
-                        self.over.push(Box::new(help));
+                        self.open(Box::new(help));
                     }
                     (None, KeyCode::Char('i')) => self.show(View::Node),
                     (None, KeyCode::Char('y')) => return self.copy(),
-                    (None, _) => {}
+                    (None, KeyCode::Char('N')) => self.open(Box::new(Nodes::at(self.focus()))),
+                    (None, _) => return self.subject_key(key),
                 }
             }
         }
         Vec::new()
+    }
+
+    /// Opens a panel about the node that is looked at.
+    fn open(&mut self, panel: Box<dyn Panel>) {
+        let node = self.focus();
+        self.over.push(Over { node, panel });
     }
 
     /// Puts what is selected on the clipboard.
@@ -460,15 +475,20 @@ impl App {
         let mut commands = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Select(id) => self.shared.selected = Some(id),
+                Effect::Select(key) => {
+                    self.at_node = key.node;
+                    self.shared.selected = Some(key);
+                }
+                Effect::Node(node) => self.show_node(node),
                 Effect::Sort(sort) => self.shared.sort = sort,
-                Effect::Open(panel) => self.over.push(panel),
+                Effect::Open(panel) => self.open(panel),
                 Effect::ReadAgain => {
+                    let node = self.focus();
                     for want in self.with_panel(|panel, cx| panel.wants(cx)) {
-                        self.shared.readings.expire(&want.query);
+                        self.nodes[node.0].answers.readings.expire(&want.query);
                     }
                 }
-                Effect::Ask(request) => commands.push(Command::Ask(request)),
+                Effect::Ask(request) => commands.push(Command::Ask(self.focus(), request)),
                 Effect::Notice(words) => self.notice = Some(words),
                 Effect::Checks(filter) => {
                     self.show(View::Checks);
@@ -489,7 +509,20 @@ impl App {
         commands
     }
 
+    /// The pods of one node, which is looked at also where it has none.
+    fn show_node(&mut self, node: NodeId) {
+        self.show(View::Pods);
+        let filter = format!("node:{}", self.nodes[node.0].name().replace(char::is_whitespace, ""));
+        self.shared.pod_filter = Filter::parse(&filter, Kind::Pods).unwrap_or_default();
+        self.at_node = node;
+        self.shared.selected = None;
+    }
+
     fn mouse(&mut self, mouse: MouseEvent) -> Vec<Command> {
+        // A question is answered by keys alone.
+        if self.modal.is_some() {
+            return Vec::new();
+        }
         let scroll = match mouse.kind {
             MouseEventKind::ScrollDown => KeyCode::Down,
             MouseEventKind::ScrollUp => KeyCode::Up,
@@ -526,10 +559,11 @@ impl App {
 }
 
 impl App {
-    /// The pods that pass the filter, sorted, with everything else: what `--once --json` prints.
-    pub fn shown(&mut self) -> sandboxd_api::console::Snapshot {
+    /// The pods of a node that pass the filter, sorted, with everything else: what `--once --json` prints.
+    pub fn shown(&mut self, id: NodeId) -> sandboxd_api::console::Snapshot {
         self.refresh();
-        let pods = self.shared.rows.iter().filter_map(|id| self.model.pods.get(id)).cloned().collect();
-        self.model.snapshot(pods)
+        let model = &self.nodes[id.0].model;
+        let rows = self.shared.rows.iter().filter(|key| key.node == id);
+        model.snapshot(rows.filter_map(|key| model.pods.get(&key.id)).cloned().collect())
     }
 }

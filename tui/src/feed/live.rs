@@ -1,40 +1,24 @@
-//! The feed from a daemon: gRPC over its unix socket, reconnecting for ever.
+//! The feed from a daemon: gRPC over its Unix socket or over TLS, reconnecting for ever.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use sandboxd_api::MAX_MESSAGE_SIZE;
 use sandboxd_api::console::console_client::ConsoleClient;
 use sandboxd_api::console::{ExplainCheckRequest, GetTimelineRequest, WatchRequest};
-use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tonic::transport::{Channel, Endpoint};
-use tower::service_fn;
+use tonic::transport::Channel;
 
 use super::backoff::{self, Backoff};
+use super::connect::{LinkError, connect};
+use super::log::Logs;
 use super::query::Query;
-use super::{CHANNEL, Feed, FeedEvent, Request, wall_clock};
-use crate::record::{Entry, Recorder, What};
+use super::target::Target;
+use super::{CHANNEL, Feed, FeedEvent, Request, act, wall_clock};
+use crate::record::{Recording, What};
 
 /// How long the daemon may take to answer a call.
 const ANSWER: Duration = Duration::from_secs(5);
-
-/// Why there is no stream.
-#[derive(Debug, thiserror::Error)]
-enum LinkError {
-    #[error("cannot reach {path}: {why}")]
-    Connect { path: String, why: String },
-    #[error("{path} does not answer")]
-    Silent { path: String },
-    #[error("the daemon refused: {0}")]
-    Refused(String),
-    #[error("the daemon closed the stream")]
-    Closed,
-    #[error("the connection broke: {0}")]
-    Broken(String),
-}
 
 /// UNIMPLEMENTED comes from a socket that serves something else: the CRI's, most likely.
 fn refused(path: &str, status: &tonic::Status) -> LinkError {
@@ -49,19 +33,21 @@ fn refused(path: &str, status: &tonic::Status) -> LinkError {
 }
 
 /// Starts the feed. It ends when the console drops its side.
-pub fn start(endpoint: PathBuf, recorder: Option<Recorder>) -> Feed {
+pub fn start(target: Target, recording: Option<Recording>) -> Feed {
     let (events_in, events) = mpsc::channel(CHANNEL);
     let (requests, requests_out) = mpsc::channel(16);
-    let task = Task { endpoint, events: events_in, requests: requests_out, recorder };
+    let (connected, channel) = watch::channel(None);
+    let task = Task { target, events: events_in, requests: requests_out, recording, connected };
     tokio::spawn(task.run());
-    Feed { events, requests }
+    Feed { events, requests, channel }
 }
 
 struct Task {
-    endpoint: PathBuf,
+    target: Target,
     events: mpsc::Sender<FeedEvent>,
     requests: mpsc::Receiver<Request>,
-    recorder: Option<Recorder>,
+    recording: Option<Recording>,
+    connected: watch::Sender<Option<Channel>>,
 }
 
 /// The console went: the feed has nobody left to talk to.
@@ -71,6 +57,7 @@ impl Task {
     async fn run(mut self) {
         let mut backoff = Backoff::default();
         while let Ok(reason) = self.connection(&mut backoff).await {
+            self.connected.send_replace(None);
             let retry_in = backoff.next(backoff::random());
             let waiting = FeedEvent::Waiting { reason: crate::text::clean(&reason.to_string()), retry_in };
             if self.tell(waiting).await.is_err() || self.wait(retry_in).await.is_err() {
@@ -86,9 +73,9 @@ impl Task {
     /// One connection from its start to its end: why it ended.
     async fn connection(&mut self, backoff: &mut Backoff) -> Result<LinkError, Gone> {
         self.tell(FeedEvent::Connecting).await?;
-        let path = self.endpoint.display().to_string();
+        let path = self.target.address.to_string();
         let opened = tokio::time::timeout(ANSWER, async {
-            let channel = connect(&self.endpoint).await?;
+            let channel = connect(&self.target).await?;
             let stream = client(&channel).watch(WatchRequest::default()).await;
             let stream = stream.map_err(|status| refused(&path, &status))?;
             Ok::<_, LinkError>((channel, stream.into_inner()))
@@ -98,7 +85,9 @@ impl Task {
             Ok(Err(error)) => return Ok(error),
             Ok(Ok(opened)) => opened,
         };
+        self.connected.send_replace(Some(channel.clone()));
         self.tell(FeedEvent::Live).await?;
+        let mut logs = Logs::default();
         // Answers come from tasks of their own: a slow one must not hold the stream up.
         let mut answers = JoinSet::new();
         loop {
@@ -107,7 +96,7 @@ impl Task {
                     Ok(Some(message)) => {
                         // Only a message proves that the daemon works: one that closes at once stays backed off.
                         backoff.reset();
-                        if let Some(what) = self.recorder.is_some().then(|| What::from_message(message.clone())) {
+                        if let Some(what) = self.recording.is_some().then(|| What::from_message(message.clone())) {
                             self.record(what).await?;
                         }
                         self.tell(FeedEvent::Message(message)).await?;
@@ -115,9 +104,11 @@ impl Task {
                     Ok(None) => return Ok(LinkError::Closed),
                     Err(status) => return Ok(LinkError::Broken(status.message().to_owned())),
                 },
-                request = self.requests.recv() => {
-                    answers.spawn(answer(channel.clone(), request.ok_or(Gone)?));
-                }
+                request = self.requests.recv() => match request.ok_or(Gone)? {
+                    Request::Follow(follow) => logs.follow(follow, channel.clone(), self.events.clone()),
+                    Request::Unfollow => logs.end(),
+                    request => drop(answers.spawn(answer(channel.clone(), request))),
+                },
                 Some(Ok(answer)) = answers.join_next(), if !answers.is_empty() => {
                     self.record_answer(&answer).await?;
                     self.tell(answer).await?;
@@ -133,13 +124,9 @@ impl Task {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return Ok(()),
                 request = self.requests.recv() => {
-                    let refused = || "not connected to the daemon".to_owned();
-                    let answer = match request.ok_or(Gone)? {
-                        Request::Explain { seq } => FeedEvent::Explained { seq, answer: Err(refused()) },
-                        Request::Timeline { pod_id } => FeedEvent::Timeline { pod_id, answer: Err(refused()) },
-                        Request::Read(query) => FeedEvent::Answered { query, answer: Err(refused()) },
-                    };
-                    self.tell(answer).await?;
+                    if let Some(answer) = request.ok_or(Gone)?.refused("not connected to the daemon") {
+                        self.tell(answer).await?;
+                    }
                 }
             }
         }
@@ -147,7 +134,7 @@ impl Task {
 
     async fn record_answer(&mut self, answer: &FeedEvent) -> Result<(), Gone> {
         let what = match answer {
-            _ if self.recorder.is_none() => None,
+            _ if self.recording.is_none() => None,
             FeedEvent::Explained { answer: Ok(explained), .. } => Some(What::Explained(explained.clone())),
             FeedEvent::Answered { answer: Ok(answer), .. } => Some(What::Answered(answer.clone())),
             _ => None,
@@ -156,41 +143,20 @@ impl Task {
     }
 
     async fn record(&mut self, what: Option<What>) -> Result<(), Gone> {
-        let (Some(recorder), Some(what)) = (&mut self.recorder, what) else {
+        let (Some(recording), Some(what)) = (&self.recording, what) else {
             return Ok(());
         };
-        let Err(error) = recorder.write(&Entry { at_ns: wall_clock(), what }) else {
+        let Err(error) = recording.write(wall_clock(), what) else {
             return Ok(());
         };
         // A full disk must not take the console with it; the operator learns that the recording ended.
-        self.recorder = None;
+        self.recording = None;
         self.tell(FeedEvent::Notice(format!("recording stopped: {error}"))).await
     }
 }
 
-async fn connect(path: &Path) -> Result<Channel, LinkError> {
-    let socket = path.to_owned();
-    // The address is never used: the connector goes to the socket.
-    Endpoint::from_static("http://console.invalid")
-        .connect_with_connector(service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        }))
-        .await
-        .map_err(|error| LinkError::Connect { path: path.display().to_string(), why: root_cause(&error) })
-}
-
 fn client(channel: &Channel) -> ConsoleClient<Channel> {
     ConsoleClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_SIZE)
-}
-
-/// The innermost error: "No such file or directory" says more than "transport error".
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 async fn answer(channel: Channel, request: Request) -> FeedEvent {
@@ -217,5 +183,11 @@ async fn answer(channel: Channel, request: Request) -> FeedEvent {
             let answer = answer.and_then(|answer| answer.map_err(|status| Query::refusal(&status)));
             FeedEvent::Answered { query, answer }
         }
+        Request::Act(action) => {
+            let answer = act::act(channel, &action).await;
+            FeedEvent::Acted { action, answer }
+        }
+        // Taken care of where the stream is read.
+        Request::Follow(_) | Request::Unfollow => FeedEvent::Notice(String::new()),
     }
 }

@@ -10,15 +10,24 @@
 //! A feed runs as a task of its own and speaks over two bounded channels. The console is read slowly? Then the
 //! channel fills, HTTP/2's window closes, and the daemon answers with `Lagged` and a fresh snapshot.
 
+mod act;
 pub mod backoff;
+mod connect;
+pub mod feeds;
 pub mod live;
+pub mod log;
 pub mod query;
 pub mod replay;
+pub mod target;
 
 use std::time::Duration;
 
-use sandboxd_api::console::{ExplainCheckResponse, Timeline, WatchResponse};
-use tokio::sync::mpsc;
+use sandboxd_api::console::{ExplainCheckResponse, LogLine, Timeline, WatchResponse};
+use tokio::sync::{mpsc, watch};
+use tonic::transport::Channel;
+
+use crate::actions::Action;
+use log::Follow;
 
 use query::{Answer, Query};
 
@@ -43,6 +52,19 @@ pub enum FeedEvent {
         pod_id: String,
         answer: Result<Timeline, String>,
     },
+    /// More of the log that is followed.
+    Log {
+        container_id: String,
+        lines: Vec<LogLine>,
+    },
+    LogEnded {
+        container_id: String,
+        ended: Result<(), String>,
+    },
+    Acted {
+        action: Action,
+        answer: Result<(), String>,
+    },
     Answered {
         query: Query,
         answer: Result<Answer, String>,
@@ -59,6 +81,28 @@ pub enum Request {
     Explain { seq: u64 },
     Timeline { pod_id: String },
     Read(Query),
+    /// Follows a log, instead of the one before.
+    Follow(Follow),
+    /// Follows none any more.
+    Unfollow,
+    Act(Action),
+}
+
+impl Request {
+    /// The answer where nobody can answer; `None` where none is waited for.
+    fn refused(self, why: &str) -> Option<FeedEvent> {
+        let why = || why.to_owned();
+        Some(match self {
+            Self::Explain { seq } => FeedEvent::Explained { seq, answer: Err(why()) },
+            Self::Timeline { pod_id } => FeedEvent::Timeline { pod_id, answer: Err(why()) },
+            Self::Read(query) => FeedEvent::Answered { query, answer: Err(why()) },
+            Self::Follow(Follow { container_id, .. }) => {
+                FeedEvent::LogEnded { container_id, ended: Err(why()) }
+            }
+            Self::Unfollow => return None,
+            Self::Act(action) => FeedEvent::Acted { action, answer: Err(why()) },
+        })
+    }
 }
 
 /// The console's end of a feed.
@@ -66,6 +110,8 @@ pub enum Request {
 pub struct Feed {
     pub events: mpsc::Receiver<FeedEvent>,
     pub requests: mpsc::Sender<Request>,
+    /// The connection, while there is one.
+    pub channel: watch::Receiver<Option<Channel>>,
 }
 
 /// Nanoseconds since the Unix epoch.

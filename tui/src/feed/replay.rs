@@ -5,12 +5,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use sandboxd_api::console::{Delta, ExplainCheckResponse, WatchResponse, watch_response};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::query::Answer;
 use super::{CHANNEL, Feed, FeedEvent, Request};
 use crate::record::{Change, Entry, What};
+
+/// What a recording says to what is not in it.
+const MISSING: &str = "not part of this recording";
 
 /// The message of an entry; an answer is none.
 pub fn message(what: What) -> Option<WatchResponse> {
@@ -26,24 +29,31 @@ pub fn message(what: What) -> Option<WatchResponse> {
 
 /// Starts playing at the recording's own pace.
 pub fn start(entries: Vec<Entry>) -> Feed {
+    let base_ns = entries.first().map_or(0, |entry| entry.at_ns);
+    start_at(entries, base_ns)
+}
+
+/// Starts playing with what came later than `base_ns` by as much later: nodes recorded together stay together.
+pub fn start_at(entries: Vec<Entry>, base_ns: i64) -> Feed {
     let (events_in, events) = mpsc::channel(CHANNEL);
     let (requests, requests_out) = mpsc::channel(16);
     tokio::spawn(async move {
         // The console going is the only way out, and needs no word.
-        let _gone = play(entries, &events_in, requests_out).await;
+        let _gone = play(entries, base_ns, &events_in, requests_out).await;
     });
-    Feed { events, requests }
+    Feed { events, requests, channel: watch::channel(None).1 }
 }
 
 async fn play(
     entries: Vec<Entry>,
+    base_ns: i64,
     events: &mpsc::Sender<FeedEvent>,
     mut requests: mpsc::Receiver<Request>,
 ) -> Result<(), mpsc::error::SendError<FeedEvent>> {
     let answers = Answers::of(&entries);
     events.send(FeedEvent::Live).await?;
     let mut due = Instant::now();
-    let mut last_ns = entries.first().map_or(0, |entry| entry.at_ns);
+    let mut last_ns = base_ns;
     for entry in entries {
         let gap = Duration::from_nanos(entry.at_ns.saturating_sub(last_ns).try_into().unwrap_or(0));
         last_ns = entry.at_ns;
@@ -52,7 +62,11 @@ async fn play(
             tokio::select! {
                 biased;
                 request = requests.recv() => match request {
-                    Some(request) => events.send(answers.to(request, last_ns)).await?,
+                    Some(request) => {
+                        for answer in answers.to(request, last_ns) {
+                            events.send(answer).await?;
+                        }
+                    }
                     None => return Ok(()),
                 },
                 () = tokio::time::sleep_until(due) => break,
@@ -64,7 +78,9 @@ async fn play(
     }
     events.send(FeedEvent::Ended).await?;
     while let Some(request) = requests.recv().await {
-        events.send(answers.to(request, i64::MAX)).await?;
+        for answer in answers.to(request, i64::MAX) {
+            events.send(answer).await?;
+        }
     }
     Ok(())
 }
@@ -92,22 +108,30 @@ impl Answers {
         answers
     }
 
-    /// The answer at that time of the recording.
-    pub fn to(&self, request: Request, at_ns: i64) -> FeedEvent {
-        let missing = || "not part of this recording".to_owned();
-        match request {
+    /// The answers at that time of the recording; none where none is waited for. Of readings that were repeated, the
+    /// one before it comes first: what grows has a rate only between two.
+    pub fn to(&self, request: Request, at_ns: i64) -> Vec<FeedEvent> {
+        match &request {
             Request::Explain { seq } => {
-                FeedEvent::Explained { seq, answer: self.explained.get(&seq).cloned().ok_or_else(missing) }
+                if let Some(answer) = self.explained.get(seq) {
+                    return vec![FeedEvent::Explained { seq: *seq, answer: Ok(answer.clone()) }];
+                }
             }
-            Request::Timeline { pod_id } => FeedEvent::Timeline { pod_id, answer: Err(missing()) },
             Request::Read(query) => {
-                let mut fitting =
-                    self.readings.iter().filter(|(_, answer)| answer.answers(&query)).peekable();
-                let first = fitting.peek().copied();
-                let newest = fitting.take_while(|(when, _)| *when <= at_ns).last().or(first);
-                let answer = newest.map(|(_, answer)| answer.clone()).ok_or_else(missing);
-                FeedEvent::Answered { query, answer }
+                let fitting: Vec<_> =
+                    self.readings.iter().filter(|(_, answer)| answer.answers(query)).collect();
+                let newest = fitting.partition_point(|(when, _)| *when <= at_ns).max(1).min(fitting.len());
+                let last_two = &fitting[newest.saturating_sub(2)..newest];
+                let answered = |answer: &Answer| FeedEvent::Answered {
+                    query: query.clone(),
+                    answer: Ok(answer.clone()),
+                };
+                if !last_two.is_empty() {
+                    return last_two.iter().map(|(_, answer)| answered(answer)).collect();
+                }
             }
+            _ => {}
         }
+        request.refused(MISSING).into_iter().collect()
     }
 }

@@ -16,7 +16,7 @@ use crate::theme::WRONG;
 /// Fields of a pod that `field:value` can name.
 pub const POD_FIELDS: &[&str] = &[
     "name", "ns", "state", "owner", "verdict", "sysfs", "ip", "handler", "flow", "id", "userns", "netns",
-    "range", "pid", "label",
+    "range", "pid", "label", "node",
 ];
 /// Fields of a check; those of its pod work too.
 pub const CHECK_FIELDS: &[&str] =
@@ -101,16 +101,16 @@ impl Filter {
         self.terms.is_empty()
     }
 
-    pub fn pod(&self, pod: &Pod) -> bool {
-        self.passes(|| pod_text(pod), |field, value| pod_field(pod, field, value))
+    pub fn pod(&self, pod: &Pod, model: &Model) -> bool {
+        self.passes(|| pod_text(pod), |field, value| pod_field(pod, field, value, model))
     }
 
     pub fn check(&self, check: &Check, model: &Model) -> bool {
         let of_pod = |field: &str, value: &str| {
-            model.pod(Some(&check.pod_id)).is_some_and(|pod| pod_field(pod, field, value))
+            model.pod(Some(&check.pod_id)).is_some_and(|pod| pod_field(pod, field, value, model))
         };
         let field = |field: &str, value: &str| {
-            check_field(check, field, value).unwrap_or_else(|| of_pod(field, value))
+            check_field(check, field, value, model).unwrap_or_else(|| of_pod(field, value))
         };
         self.passes(|| check_text(check), field)
     }
@@ -187,7 +187,7 @@ fn pod_text(pod: &Pod) -> String {
     )
 }
 
-fn pod_field(pod: &Pod, field: &str, value: &str) -> bool {
+fn pod_field(pod: &Pod, field: &str, value: &str, model: &Model) -> bool {
     let has = |text: &str| text.to_lowercase().contains(value);
     match field {
         "name" => has(&pod.name),
@@ -206,10 +206,16 @@ fn pod_field(pod: &Pod, field: &str, value: &str) -> bool {
         "userns" => facts::inode(pod, "user").to_string().contains(value),
         "netns" => facts::inode(pod, "net").to_string().contains(value),
         "range" => has(&facts::range(pod)),
+        "node" => on_node(model, value),
         "pid" => pod.processes.iter().any(|process| process.pid.to_string() == value),
         "label" => pod.labels.iter().any(|(key, set)| has(&format!("{key}={set}"))),
         _ => false,
     }
+}
+
+/// By what the operator calls the node or by what it calls itself.
+fn on_node(model: &Model, value: &str) -> bool {
+    [&model.label, &model.node.name].into_iter().any(|name| name.to_lowercase().contains(value))
 }
 
 fn check_text(check: &Check) -> String {
@@ -228,7 +234,7 @@ fn check_text(check: &Check) -> String {
 }
 
 /// `None`: not a field of a check, so the pod is asked.
-fn check_field(check: &Check, field: &str, value: &str) -> Option<bool> {
+fn check_field(check: &Check, field: &str, value: &str, model: &Model) -> Option<bool> {
     let has = |text: &str| text.to_lowercase().contains(value);
     Some(match field {
         "verdict" => facts::verdict(check) == value,
@@ -242,6 +248,7 @@ fn check_field(check: &Check, field: &str, value: &str) -> Option<bool> {
         "target" => check.target_userns.to_string() == value,
         "ns" => check.pod_name.split('/').next().is_some_and(|ns| ns.to_lowercase() == value),
         "name" => has(&check.pod_name),
+        "node" => on_node(model, value),
         _ => return None,
     })
 }

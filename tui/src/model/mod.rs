@@ -14,6 +14,7 @@
 pub mod clean;
 pub mod facts;
 pub mod filter;
+pub mod log;
 pub mod sort;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +31,8 @@ pub const EVENT_HISTORY: usize = 2_000;
 
 #[derive(Debug, Default)]
 pub struct Model {
+    /// What the operator calls the node.
+    pub label: String,
     pub node: Node,
     pub observer: Observer,
     pub pods: BTreeMap<String, Pod>,
@@ -46,6 +49,10 @@ pub struct Model {
     pub time_ns: i64,
     /// Grows whenever pods or the node changed, so that what is derived from them is made anew.
     pub revision: u64,
+    /// Grows whenever a pod came or went.
+    pub membership: u64,
+    /// Grows whenever the ownership tree may look different; counts of checks leave it as it is.
+    pub shape: u64,
 }
 
 impl Model {
@@ -60,6 +67,8 @@ impl Model {
     fn replace(&mut self, mut snapshot: Snapshot) {
         clean::snapshot(&mut snapshot);
         self.revision += 1;
+        self.membership += 1;
+        self.shape += 1;
         self.filled = true;
         self.time_ns = snapshot.time_ns;
         let node = snapshot.node.unwrap_or_default();
@@ -86,18 +95,28 @@ impl Model {
         self.time_ns = delta.time_ns;
         match delta.change {
             Some(delta::Change::Pod(pod)) => {
+                match self.pods.get(&pod.id) {
+                    None => {
+                        self.membership += 1;
+                        self.shape += 1;
+                    }
+                    Some(before) => self.shape += u64::from(!same_shape(before, &pod)),
+                }
                 self.pods.insert(pod.id.clone(), pod);
                 self.revision += 1;
             }
             Some(delta::Change::PodRemoved(id)) => {
                 self.pods.remove(&id);
                 self.revision += 1;
+                self.membership += 1;
+                self.shape += 1;
             }
             Some(delta::Change::Check(check)) => self.push_check(check),
             Some(delta::Change::Observer(observer)) => self.observer = observer,
             Some(delta::Change::Node(node)) => {
                 self.node = node;
                 self.revision += 1;
+                self.shape += 1;
             }
             Some(delta::Change::Lagged(lagged)) => self.missed += lagged.messages,
             Some(delta::Change::Container(container)) => {
@@ -162,6 +181,16 @@ impl Model {
             access: Some(self.access.clone()),
         }
     }
+}
+
+/// Whether the tree of a pod looks the same.
+fn same_shape(a: &Pod, b: &Pod) -> bool {
+    a.state == b.state
+        && a.namespaces == b.namespaces
+        && a.uid_map == b.uid_map
+        && a.processes == b.processes
+        && a.ips == b.ips
+        && (&a.name, &a.namespace) == (&b.name, &b.namespace)
 }
 
 #[cfg(test)]
@@ -229,6 +258,11 @@ mod tests {
         model.apply(delta(delta::Change::Pod(pod("one"))));
         model.apply(delta(delta::Change::Pod(pod("two\u{1b}[2J"))));
         assert_eq!(model.pods["a"].name, "two?[2J");
+        // Counts change no tree.
+        let (shape, revision, mut counted) = (model.shape, model.revision, model.pods["a"].clone());
+        counted.checks.get_or_insert_default().denied = 7;
+        model.apply(delta(delta::Change::Pod(counted)));
+        assert_eq!((model.shape, model.revision), (shape, revision + 1));
         model.apply(delta(delta::Change::PodRemoved("a".into())));
         assert!(model.pods.is_empty());
     }

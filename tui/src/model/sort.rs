@@ -11,6 +11,8 @@ use super::facts;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Column {
     Name,
+    /// Of several nodes: which one.
+    Node,
     Namespace,
     State,
     Userns,
@@ -28,8 +30,9 @@ pub enum Column {
 
 impl Column {
     /// In the order of the table.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Name,
+        Self::Node,
         Self::Namespace,
         Self::State,
         Self::Userns,
@@ -49,6 +52,7 @@ impl Column {
     pub fn key(self) -> &'static str {
         match self {
             Self::Name => "name",
+            Self::Node => "node",
             Self::Namespace => "ns",
             Self::State => "state",
             Self::Userns => "userns",
@@ -72,6 +76,8 @@ impl Column {
 
     fn compare(self, a: &Pod, b: &Pod) -> Ordering {
         match self {
+            // Nodes are compared by who knows their names.
+            Self::Node => Ordering::Equal,
             Self::Name => a.name.cmp(&b.name),
             Self::Namespace => a.namespace.cmp(&b.namespace),
             Self::State => state_rank(a).cmp(&state_rank(b)),
@@ -148,16 +154,21 @@ impl std::str::FromStr for Sort {
 }
 
 impl Sort {
-    pub fn compare(self, a: &Pod, b: &Pod) -> Ordering {
-        let order = self.column.compare(a, b);
+    /// The order of two pods, each with the name of its node.
+    pub fn compare(self, (a_node, a): (&str, &Pod), (b_node, b): (&str, &Pod)) -> Ordering {
+        let order = match self.column {
+            Column::Node => a_node.cmp(b_node),
+            column => column.compare(a, b),
+        };
         let order = if self.reversed { order.reverse() } else { order };
         order.then_with(|| a.name.cmp(&b.name)).then_with(|| a.id.cmp(&b.id))
     }
 
-    /// The next column to the right, round the end.
-    pub fn next(self, step: isize) -> Self {
-        let at = Column::ALL.iter().position(|column| *column == self.column).unwrap_or(0);
-        let next = at.cast_signed().saturating_add(step).rem_euclid(Column::ALL.len().cast_signed());
-        Self { column: Column::ALL[next.cast_unsigned()], reversed: false }
+    /// The next column to the right, round the end; the node's only with several.
+    pub fn next(self, step: isize, several: bool) -> Self {
+        let shown = || Column::ALL.into_iter().filter(|column| several || *column != Column::Node);
+        let at = shown().position(|column| column == self.column).unwrap_or(0);
+        let next = at.cast_signed().saturating_add(step).rem_euclid(shown().count().cast_signed());
+        Self { column: shown().nth(next.cast_unsigned()).unwrap_or(Column::Name), reversed: false }
     }
 }

@@ -16,6 +16,7 @@ use super::readings::Want;
 use super::table::{self, Head, Table};
 use super::{Context, Copied, Effect, Hint, Panel, opened, why_of_pod};
 use crate::feed::query::Query;
+use crate::fleet::PodKey;
 use crate::model::facts;
 use crate::text;
 
@@ -81,10 +82,10 @@ impl Sum {
 /// By pod, of those pods that pass the filter, in their order.
 fn by_pod<'a>(cx: &Context<'a>) -> Vec<(&'a str, Vec<&'a ContainerCapabilities>)> {
     let mut of: BTreeMap<&str, Vec<&ContainerCapabilities>> = BTreeMap::new();
-    for one in cx.shared.readings.capabilities().map(|answer| &answer.containers[..]).unwrap_or_default() {
+    for one in cx.answers.readings.capabilities().map(|answer| &answer.containers[..]).unwrap_or_default() {
         of.entry(&one.pod_id).or_default().push(one);
     }
-    cx.shared.rows.iter().filter_map(|id| of.remove_entry(id.as_str())).collect()
+    cx.own_rows().filter_map(|key| of.remove_entry(&*key.id)).collect()
 }
 
 fn name(usage: &CapabilityUse) -> String {
@@ -106,8 +107,8 @@ impl Caps {
         self.cursor.at = at.unwrap_or(self.cursor.at).min(rows.len().saturating_sub(1));
     }
 
-    fn select(&self, rows: &[(&str, Sum)]) -> Vec<Effect> {
-        rows.get(self.cursor.at).map(|(id, _)| Effect::Select((*id).to_owned())).into_iter().collect()
+    fn select(&self, rows: &[(&str, Sum)], cx: &Context<'_>) -> Vec<Effect> {
+        rows.get(self.cursor.at).map(|(id, _)| Effect::Select(PodKey::new(cx.node, id))).into_iter().collect()
     }
 }
 
@@ -120,11 +121,11 @@ impl Panel for Caps {
         let theme = cx.theme;
         let rows = self.rows(cx);
         self.sync(&rows, cx);
-        let reading = cx.shared.readings.get(&Query::Capabilities);
-        if cx.shared.readings.capabilities().is_none() || rows.is_empty() {
+        let reading = cx.answers.readings.get(&Query::Capabilities);
+        if cx.answers.readings.capabilities().is_none() || rows.is_empty() {
             let words = match reading.and_then(|reading| reading.error.as_deref()) {
                 Some(error) => error,
-                None if cx.shared.readings.capabilities().is_none() => "asking the daemon",
+                None if cx.answers.readings.capabilities().is_none() => "asking the daemon",
                 None => "no pod matches",
             };
             buf.set_stringn(area.x + 2, area.y, words, usize::from(area.width), theme.dim());
@@ -169,7 +170,7 @@ impl Panel for Caps {
             }
             KeyCode::Char('d') if key.modifiers.is_empty() => {
                 self.only_denied = !self.only_denied;
-                Some(self.select(&self.rows(cx)))
+                Some(self.select(&self.rows(cx), cx))
             }
             KeyCode::Char('e') => {
                 let (at, len) = (self.cursor.at, rows.len());
@@ -178,20 +179,20 @@ impl Panel for Caps {
                     return Some(vec![Effect::Notice("no pod was denied a capability".to_owned())]);
                 };
                 self.cursor.at = row;
-                Some(self.select(&rows))
+                Some(self.select(&rows, cx))
             }
             KeyCode::Char('w') => {
                 Some(rows.get(self.cursor.at).map(|(id, _)| why_of_pod(id, cx)).unwrap_or_default())
             }
             KeyCode::Char('r') => Some(vec![Effect::ReadAgain]),
-            _ => self.cursor.handle_key(key, rows.len()).then(|| self.select(&rows)),
+            _ => self.cursor.handle_key(key, rows.len()).then(|| self.select(&rows, cx)),
         }
     }
 
     fn click(&mut self, _column: u16, row: u16, cx: &Context<'_>) -> Vec<Effect> {
         let rows = self.rows(cx);
         match opened(self.cursor.click(row, rows.len())) {
-            effects if effects.is_empty() => self.select(&rows),
+            effects if effects.is_empty() => self.select(&rows, cx),
             effects => effects,
         }
     }
@@ -227,7 +228,7 @@ struct CapsOf {
 impl CapsOf {
     fn lines(&self, width: u16, cx: &Context<'_>) -> Vec<Line<'static>> {
         let theme = cx.theme;
-        let answer = cx.shared.readings.capabilities();
+        let answer = cx.answers.readings.capabilities();
         let of_it = |one: &&ContainerCapabilities| one.pod_id == self.pod;
         let containers: Vec<_> =
             answer.map(|answer| answer.containers.iter().filter(of_it).collect()).unwrap_or_default();
@@ -236,14 +237,16 @@ impl CapsOf {
         }
         let sum = Sum::of(&containers);
         let mut lines = Vec::new();
+        let kept = cx.model.last_denied(&self.pod).is_some();
+        let why = if kept { ": w says why" } else { "" };
         for usage in sum.uses.values().filter(|usage| usage.denied > 0) {
-            let has = if usage.granted { "although it is granted" } else { "which is not granted" };
+            let has = if usage.granted { "is granted and" } else { "is not granted and" };
             let times = if usage.denied == 1 {
                 "once".to_owned()
             } else {
                 format!("{} times", text::grouped(usage.denied))
             };
-            let words = format!("{} was denied {times}, {has}: w says why", name(usage));
+            let words = format!("{} {has} was denied {times}{why}", name(usage));
             for (index, part) in
                 text::wrap(&words, usize::from(width).saturating_sub(5)).into_iter().enumerate()
             {
@@ -310,7 +313,7 @@ fn uses<'a>(lines: &mut Vec<Line<'static>>, uses: impl Iterator<Item = &'a Capab
         }
         if usage.last_ns > 0 {
             let age = text::age(cx.now_ns.saturating_sub(usage.last_ns));
-            counts.push(format!("last {age} ago in {}", usage.last_syscall));
+            counts.push(format!("{} {age} ago", usage.last_syscall).trim_start().to_owned());
         }
         lines.push(Line::from(vec![
             Span::styled(format!("  {sign} {word:<7} "), style),
@@ -354,7 +357,7 @@ impl Panel for CapsOf {
     }
 
     fn copy(&self, cx: &Context<'_>) -> Option<Copied> {
-        let answer = cx.shared.readings.capabilities()?;
+        let answer = cx.answers.readings.capabilities()?;
         let of_it = answer.containers.iter().filter(|one| one.pod_id == self.pod);
         let drops = of_it.filter(|one| !one.suggested_drop.is_empty());
         let lines: Vec<_> =

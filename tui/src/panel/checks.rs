@@ -7,7 +7,9 @@ use ratatui::text::{Line, Span};
 use sandboxd_api::console::{Check, check};
 
 use super::stream::Stream;
+use super::table;
 use super::{Context, Copied, Effect, Hint, Panel, why_of_check};
+use crate::fleet::NodeId;
 use crate::model::facts;
 use crate::text;
 
@@ -22,7 +24,7 @@ pub struct Checks {
 /// costs what is new and visible, not the whole history.
 #[derive(Debug, Default)]
 struct Matched {
-    key: (String, bool, i64),
+    key: (NodeId, String, bool, i64),
     scanned_to: u64,
     seqs: Vec<u64>,
 }
@@ -30,7 +32,7 @@ struct Matched {
 impl Matched {
     fn update(&mut self, denied_only: bool, cx: &Context<'_>) {
         let filter = &cx.shared.check_filter;
-        let key = (filter.text().to_owned(), denied_only, cx.model.node.started_at_ns);
+        let key = (cx.node, filter.text().to_owned(), denied_only, cx.model.node.started_at_ns);
         if key != self.key {
             *self = Self { key, ..Self::default() };
         }
@@ -90,7 +92,12 @@ impl Panel for Checks {
         }
         let head = Rect { y: area.y + 1, height: 1, ..area };
         heading(buf, head, cx);
-        let list = Rect { y: area.y + 2, height: area.height - 2, ..area };
+        let narrow = u16::from(area.width < NARROW && area.height > 4);
+        if narrow == 1 {
+            let hidden = ["POD", "CAPABILITY", "IN USERNS", "REASON"];
+            table::not_shown(buf, Rect { y: area.bottom() - 1, height: 1, ..area }, &hidden, cx.theme);
+        }
+        let list = Rect { y: area.y + 2, height: area.height - 2 - narrow, ..area };
         self.stream.place(list, &self.matched.seqs);
         if self.stream.shown(&self.matched.seqs).is_empty() {
             let none = "no capability checks recorded yet: they appear as pods are made";
@@ -139,6 +146,8 @@ impl Panel for Checks {
     }
 }
 
+/// Below this width the pod and the capability are not shown.
+const NARROW: u16 = 60;
 /// From these widths on the target, the reason, and whole pod names are shown.
 const TARGET: u16 = 90;
 const REASON: u16 = 116;
@@ -147,8 +156,8 @@ const WIDE: u16 = 136;
 /// Widths of the pod and of the call.
 fn widths(width: u16) -> (usize, usize) {
     match width {
-        0..60 => (0, 12),
-        60..WIDE => (18, 14),
+        0..NARROW => (0, 12),
+        NARROW..WIDE => (18, 14),
         _ => (28, 16),
     }
 }

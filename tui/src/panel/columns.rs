@@ -18,6 +18,7 @@ pub const MARGIN: usize = 2;
 fn shape(column: Column) -> (&'static str, usize, bool) {
     match column {
         Column::Name => ("NAME", 12, false),
+        Column::Node => ("NODE", 12, false),
         Column::Namespace => ("NAMESPACE", 11, false),
         Column::State => ("STATE", 10, false),
         Column::Userns => ("USERNS", 10, true),
@@ -35,8 +36,9 @@ fn shape(column: Column) -> (&'static str, usize, bool) {
 }
 
 /// What stays longest as the terminal narrows, first.
-const BY_WEIGHT: [Column; 14] = [
+const BY_WEIGHT: [Column; 15] = [
     Column::Name,
+    Column::Node,
     Column::State,
     Column::Owner,
     Column::Denied,
@@ -61,6 +63,7 @@ pub fn name(column: Column) -> &'static str {
 pub fn means(column: Column) -> &'static str {
     match column {
         Column::Name => "the pod's name",
+        Column::Node => "of several nodes: which one it is on",
         Column::Namespace => "its namespace in the cluster",
         Column::State => "where it is in its life",
         Column::Userns => "inode of its user namespace",
@@ -95,8 +98,13 @@ impl Chosen {
         self.0.as_deref().unwrap_or(&Column::ALL)
     }
 
-    fn has(&self, column: Column) -> bool {
-        self.order().contains(&column)
+    /// What stays longest as the terminal narrows, first: an operator's own order says that too.
+    fn by_weight(&self) -> &[Column] {
+        self.0.as_deref().unwrap_or(&BY_WEIGHT)
+    }
+
+    fn has(&self, column: Column, several: bool) -> bool {
+        self.order().contains(&column) && (several || column != Column::Node)
     }
 }
 
@@ -115,13 +123,14 @@ pub struct Placed {
     pub width: usize,
 }
 
-/// The columns that fit into `width`, in the table's order; `longest_name` of the names to be shown.
-pub fn layout(width: usize, longest_name: usize, chosen: &Chosen) -> Vec<Placed> {
+/// The columns that fit into `width`, in the table's order; `longest_name` of the names to be shown; the node's
+/// only with `several`.
+pub fn layout(width: usize, longest_name: usize, chosen: &Chosen, several: bool) -> Vec<Placed> {
     let mut room = width.saturating_sub(MARGIN);
     let mut fitting = Vec::new();
     let mut least_name = shape(Column::Name).1;
-    for column in BY_WEIGHT.into_iter().filter(|column| chosen.has(*column)) {
-        if fitting.len() == ESSENTIAL && chosen.has(Column::Name) {
+    for column in chosen.by_weight().iter().copied().filter(|column| chosen.has(*column, several)) {
+        if fitting.len() == ESSENTIAL && chosen.has(Column::Name, several) {
             // Names that can be read come before more columns.
             let wider = ROOMY_NAME - least_name;
             if wider > room {
@@ -153,8 +162,8 @@ pub fn layout(width: usize, longest_name: usize, chosen: &Chosen) -> Vec<Placed>
 }
 
 /// Headings of the chosen columns that are not among `placed`.
-pub fn hidden(placed: &[Placed], chosen: &Chosen) -> Vec<&'static str> {
-    let order = chosen.order().iter();
+pub fn hidden(placed: &[Placed], chosen: &Chosen, several: bool) -> Vec<&'static str> {
+    let order = chosen.order().iter().filter(|column| chosen.has(**column, several));
     order
         .filter(|column| placed.iter().all(|placed| placed.column != **column))
         .map(|column| shape(*column).0)
@@ -183,6 +192,14 @@ pub fn cell(placed: &Placed, pod: &Pod, cx: &Context<'_>) -> (String, Style) {
     let (theme, glyphs) = (cx.theme, cx.theme.glyphs());
     let (value, style) = match placed.column {
         Column::Name => (text::fit_middle(&pod.name, placed.width, glyphs.ellipsis), theme.strong()),
+        Column::Node => {
+            let node = &cx.nodes[cx.node.0];
+            // The sign says it where dimming is not seen.
+            match node.is_stale() {
+                true => (format!("{WRONG} {}", node.name()), theme.bad()),
+                false => (node.name().to_owned(), theme.plain()),
+            }
+        }
         Column::Namespace => (pod.namespace.clone(), theme.plain()),
         Column::State => state(pod, cx),
         Column::Userns => match facts::namespace(pod, "user") {
@@ -248,31 +265,35 @@ mod tests {
     fn columns_fit_and_grow_with_the_terminal() {
         let mut before = 0;
         for width in 40..=220 {
-            let placed = layout(width, 25, &Chosen::default());
+            let placed = layout(width, 25, &Chosen::default(), true);
             let end = placed.last().map_or(0, |last| last.x + last.width);
             assert!(end <= width, "{width}: {placed:?}");
             assert!(placed.len() >= before, "{width} shows fewer columns than {}", width - 1);
             before = placed.len();
         }
         assert_eq!(before, Column::ALL.len());
-        assert!(hidden(&layout(220, 25, &Chosen::default()), &Chosen::default()).is_empty());
+        assert!(hidden(&layout(220, 25, &Chosen::default(), true), &Chosen::default(), true).is_empty());
+        let one = layout(220, 25, &Chosen::default(), false);
+        assert!(one.iter().all(|placed| placed.column != Column::Node));
+        assert!(hidden(&one, &Chosen::default(), false).is_empty());
     }
 
     #[test]
     fn a_choice_is_an_order_and_hides_the_rest() {
         let chosen = Chosen::only(vec![Column::Denied, Column::Age, Column::Namespace]);
-        let shown: Vec<_> = layout(80, 25, &chosen).iter().map(|placed| placed.column).collect();
+        let shown: Vec<_> = layout(80, 25, &chosen, false).iter().map(|placed| placed.column).collect();
         assert_eq!(shown, [Column::Denied, Column::Age, Column::Namespace]);
-        assert_eq!(layout(80, 25, &chosen)[0].width, 7);
-        let narrow: Vec<_> = layout(24, 25, &chosen).iter().map(|placed| placed.column).collect();
-        assert_eq!(narrow, [Column::Denied, Column::Namespace], "by weight, in the chosen order");
-        assert_eq!(hidden(&layout(24, 25, &chosen), &chosen), ["AGE"]);
+        assert_eq!(layout(80, 25, &chosen, false)[0].width, 7);
+        let narrow: Vec<_> = layout(24, 25, &chosen, false).iter().map(|placed| placed.column).collect();
+        assert_eq!(narrow, [Column::Denied, Column::Age]);
+        assert_eq!(hidden(&layout(24, 25, &chosen, false), &chosen, false), ["NAMESPACE"]);
         assert_eq!(Chosen::only(Vec::new()), Chosen::default());
     }
 
     #[test]
     fn eighty_columns_show_both_inodes_and_their_owner() {
-        let shown: Vec<_> = layout(80, 25, &Chosen::default()).iter().map(|placed| placed.column).collect();
+        let placed = layout(80, 25, &Chosen::default(), false);
+        let shown: Vec<_> = placed.iter().map(|placed| placed.column).collect();
         for column in [Column::Userns, Column::Netns, Column::Owner, Column::Sysfs, Column::Denied] {
             assert!(shown.contains(&column), "{column:?} is not among {shown:?}");
         }

@@ -14,6 +14,7 @@ use super::processes::Processes;
 use super::readings::{Cpu, Want};
 use super::table::{self, Head, Table};
 use super::{Context, Copied, Effect, Hint, Panel, columns, opened, why_of_pod};
+use crate::actions::Subject;
 use crate::feed::query::Query;
 use crate::model::facts;
 use crate::text;
@@ -23,12 +24,12 @@ use crate::theme::WRONG;
 const NEARLY_FULL: u64 = 90;
 
 const HEADS: [Head; 9] = [
-    table::left("CONTAINER", 10),
+    table::left("NAME", 8),
     table::left("STATE", 9),
-    table::left("EXIT", 16),
     table::right("CPU", 6),
     table::right("MEMORY", 8),
     table::right("LIMIT", 7),
+    table::left("EXIT", 16),
     table::right("PIDS", 4),
     table::right("TRY", 3),
     table::left("IMAGE", 30),
@@ -69,7 +70,7 @@ impl Containers {
     }
 
     fn usage(&self, id: &str, cx: &Context<'_>) -> Option<(Usage, Option<Cpu>)> {
-        cx.shared.readings.usage(&self.pod, id)
+        cx.answers.readings.usage(&self.pod, id)
     }
 
     fn head(&self, pod: &Pod, width: u16, cx: &Context<'_>) -> Vec<Line<'static>> {
@@ -97,7 +98,7 @@ impl Containers {
     /// What the pod uses as a whole, or why that is not known.
     fn usage_line(&self, cx: &Context<'_>) -> Option<Line<'static>> {
         let (theme, glyphs) = (cx.theme, cx.theme.glyphs());
-        let reading = cx.shared.readings.get(&Query::Usage { pod_id: self.pod.clone() })?;
+        let reading = cx.answers.readings.get(&Query::Usage { pod_id: self.pod.clone() })?;
         let mut line = Line::default();
         if let Some((usage, cpu)) = self.usage(&self.pod, cx) {
             let cpu = cpu.map_or_else(|| glyphs.none.to_owned(), |cpu| cpu.to_string());
@@ -106,12 +107,15 @@ impl Containers {
                 0 => String::new(),
                 limit => format!(" of {}", text::bytes(limit)),
             };
-            line.push_span(Span::raw(format!(" uses CPU {cpu}, memory ")));
+            line.push_span(Span::raw(format!(" CPU {cpu}, memory ")));
             line.push_span(Span::styled(format!("{memory}{limit}"), style));
-            line.push_span(Span::raw(format!(", {} pids", text::grouped(usage.pids))));
+            line.push_span(Span::raw(format!(
+                ", {}",
+                text::plural(usize::try_from(usage.pids).unwrap_or(usize::MAX), "pid")
+            )));
             if usage.rx_bytes + usage.tx_bytes > 0 {
                 let (rx, tx) = (text::bytes(usage.rx_bytes), text::bytes(usage.tx_bytes));
-                line.push_span(Span::styled(format!(", network {rx} in, {tx} out"), theme.dim()));
+                line.push_span(Span::styled(format!(", net {rx} in, {tx} out"), theme.dim()));
             }
         }
         if let Some(error) = &reading.error {
@@ -152,10 +156,10 @@ impl Containers {
         vec![
             (one.name.clone(), theme.strong()),
             (format!("{sign} {}", facts::container_state(one)), style),
-            (exit, exit_style),
             cpu,
             memory,
             limit,
+            (exit, exit_style),
             pids,
             (one.attempt.to_string(), theme.dim()),
             (one.image.clone(), theme.dim()),
@@ -305,6 +309,13 @@ impl Panel for Containers {
         opened(click)
     }
 
+    fn subject(&self, cx: &Context<'_>) -> Option<Subject> {
+        let rows = self.rows(cx);
+        let selected = self.selected.as_ref().and_then(|id| rows.iter().find(|one| one.id == *id));
+        let selected = selected.or_else(|| rows.get(self.cursor.at));
+        Some(selected.map_or(Subject::Pod(self.pod.clone()), |one| Subject::Container(one.id.clone())))
+    }
+
     fn wants(&self, _cx: &Context<'_>) -> Vec<Want> {
         vec![Want::every_seconds(Query::Usage { pod_id: self.pod.clone() }, 2)]
     }
@@ -321,7 +332,10 @@ impl Panel for Containers {
         &[
             ("Esc", "back"),
             ("Enter", "processes"),
+            ("l", "log"),
             ("w", "why"),
+            ("e", "shell"),
+            ("x", "stop"),
             ("D", "describe the pod"),
             ("a", "all its processes"),
             ("y", "copy the id"),

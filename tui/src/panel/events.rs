@@ -15,17 +15,19 @@ use crate::theme::WRONG;
 
 const TIME: usize = 12;
 
-const HEADS: [Head; 4] =
-    [table::left("TIME", TIME), table::left("EVENT", 24), table::left("MESSAGE", 30), table::left("POD", 28)];
-/// The pod comes before the words where both fit.
+/// Narrow, the pod's name stands before the words.
+const HEADS: [Head; 3] = [table::left("TIME", TIME), table::left("EVENT", 23), table::left("MESSAGE", 16)];
 const WIDE_HEADS: [Head; 5] = [
     table::left("TIME", TIME),
-    table::left("EVENT", 24),
+    table::left("EVENT", 23),
     table::left("POD", 28),
     table::left("CONTAINER", 12),
     table::left("MESSAGE", 28),
 ];
 const WIDE: u16 = 112;
+/// From this height on the selected event stands under the list in full, on so many lines with a blank one.
+const FULL_FROM: u16 = 14;
+const FULL: u16 = 4;
 
 #[derive(Debug, Default)]
 pub struct Events {
@@ -49,6 +51,29 @@ impl Events {
 
 pub fn is_warning(event: &Event) -> bool {
     event.severity() == event::Severity::Warning
+}
+
+/// The selected event, its words in full.
+fn full(buf: &mut Buffer, area: Rect, event: &Event, cx: &Context<'_>) {
+    let who = match (event.pod_name.as_str(), event.container.as_str()) {
+        ("", _) => String::new(),
+        (pod, "") => format!("{pod}: "),
+        (pod, container) => format!("{pod}, {container}: "),
+    };
+    let style = if is_warning(event) { cx.theme.bad() } else { cx.theme.plain() };
+    let words = text::wrap(&format!("{who}{}", event.message), usize::from(area.width).saturating_sub(4));
+    for (y, part) in (area.y..area.bottom()).zip(words) {
+        buf.set_string(area.x + 2, y, part, style);
+    }
+}
+
+/// The time of day, of an event of another day the date.
+fn when(time_ns: i64, cx: &Context<'_>) -> String {
+    let day = |ns: i64| jiff::Timestamp::from_nanosecond(i128::from(ns)).map(|time| cx.tz.to_datetime(time));
+    match (day(time_ns), day(cx.now_ns)) {
+        (Ok(time), Ok(now)) if time.date() != now.date() => time.strftime("%b %d %H:%M").to_string(),
+        _ => super::checks::clock(time_ns, cx),
+    }
 }
 
 fn of<'a>(seq: u64, cx: &Context<'a>) -> Option<&'a Event> {
@@ -84,9 +109,12 @@ impl Panel for Events {
         let table = Table::fit(if wide { &WIDE_HEADS } else { &HEADS }, area.width, TIME);
         let hidden = table.hidden();
         table.heading(buf, Rect { y: area.y + 1, height: 1, ..area }, theme);
-        let least = u16::from(!hidden.is_empty());
-        let list = Rect { y: area.y + 2, height: area.height - 2 - least, ..area };
         table::not_shown(buf, Rect { y: area.bottom() - 1, height: 1, ..area }, &hidden, theme);
+        let below = if area.height >= FULL_FROM { FULL } else { u16::from(!hidden.is_empty()) };
+        let list = Rect { y: area.y + 2, height: area.height - 2 - below, ..area };
+        if let Some(event) = self.selected(cx).filter(|_| area.height >= FULL_FROM) {
+            full(buf, Rect { y: list.bottom() + 1, height: FULL - 1, ..area }, event, cx);
+        }
         self.stream.place(list, &self.matched);
         if self.stream.shown(&self.matched).is_empty() {
             let none = if cx.model.events.is_empty() { "nothing happened yet" } else { "no event matches" };
@@ -96,7 +124,7 @@ impl Panel for Events {
             let Some(event) = of(seq, cx) else { continue };
             let (sign, style) =
                 if is_warning(event) { (WRONG, theme.bad()) } else { (glyphs.dot, theme.plain()) };
-            let time = (super::checks::clock(event.time_ns, cx), theme.dim());
+            let time = (when(event.time_ns, cx), theme.dim());
             let kind = (format!("{} {}", text::left(sign, 2, ""), event.kind), style);
             let pod = (text::fit_middle(&event.pod_name, 28, glyphs.ellipsis), theme.strong());
             let message = (event.message.clone(), style);
@@ -106,7 +134,7 @@ impl Panel for Events {
                 let subject = if event.pod_name.is_empty() { "" } else { ": " };
                 let name = event.pod_name.split_once('/').map_or(event.pod_name.as_str(), |(_, name)| name);
                 let name = text::fit_middle(name, 14, glyphs.ellipsis);
-                vec![time, kind, (format!("{name}{subject}{}", event.message), style), pod]
+                vec![time, kind, (format!("{name}{subject}{}", event.message), style)]
             };
             table.row(buf, area, cells, selected, theme);
         }

@@ -8,6 +8,7 @@ use sandboxd_api::console::{Pod, Step, Timeline};
 
 use super::pods::{Pods, pod_key};
 use super::{Context, Copied, Effect, Hint, Panel};
+use crate::actions::Subject;
 use crate::model::facts;
 use crate::text;
 use crate::theme::WRONG;
@@ -20,23 +21,28 @@ pub struct Flow {
 
 /// The pod's timeline, as it came with it or as it was asked for.
 pub fn timeline<'a>(pod: &'a Pod, cx: &'a Context<'_>) -> Option<&'a Timeline> {
-    let asked = cx.shared.timelines.get(&pod.id).and_then(|answer| answer.as_ref().ok());
+    let asked = cx.answers.timelines.get(&pod.id).and_then(|answer| answer.as_ref().ok());
     pod.timeline.as_ref().filter(|timeline| !timeline.steps.is_empty()).or(asked)
 }
 
 /// Columns before the bars: name, start, time.
 const LEGEND: usize = 2 + 12 + 9 + 12;
+/// The column of CNI's share, and from which width on it is shown.
+const CNI: usize = 9;
+const CNI_FROM: u16 = 70;
 
 /// The whole timeline as lines, bars as wide as `width` allows.
 pub fn lines(timeline: &Timeline, width: u16, cx: &Context<'_>) -> Vec<Line<'static>> {
     let theme = cx.theme;
-    let mut lines =
-        vec![Line::styled(format!("  {:<12}{:>9}{:>12}", "STEP", "AT ms", "TOOK ms"), theme.heading())];
+    let cni = if width >= CNI_FROM { CNI } else { 0 };
+    let cell = |text: &str| if cni > 0 { format!("{text:>cni$}") } else { String::new() };
+    let heading = format!("  {:<12}{:>9}{:>12}{}", "STEP", "AT ms", "TOOK ms", cell("CNI ms"));
+    let mut lines = vec![Line::styled(heading, theme.heading())];
     let begin = timeline.steps.iter().map(|step| step.started_at_ns).min().unwrap_or(0);
     let after = |step: &Step| u64::try_from(step.started_at_ns.saturating_sub(begin)).unwrap_or(0);
     let ends = timeline.steps.iter().map(|step| after(step).saturating_add(step.duration_ns));
     let whole = ends.max().unwrap_or(0).max(timeline.total_ns).max(1);
-    let room = usize::from(width).saturating_sub(LEGEND + 3);
+    let room = usize::from(width).saturating_sub(LEGEND + cni + 3);
     for step in &timeline.steps {
         let name = text::left(&step.name, 12, theme.glyphs().ellipsis);
         let mut spans = vec![
@@ -45,8 +51,10 @@ pub fn lines(timeline: &Timeline, width: u16, cx: &Context<'_>) -> Vec<Line<'sta
                 if step.error.is_empty() { theme.strong() } else { theme.bad() },
             ),
             Span::styled(format!("{:>9}", text::millis(after(step))), theme.dim()),
-            Span::raw(format!("{:>12}  ", text::millis(step.duration_ns))),
+            Span::raw(format!("{:>12}", text::millis(step.duration_ns))),
         ];
+        let share = if step.cni_ns > 0 { text::millis(step.cni_ns) } else { String::new() };
+        spans.push(Span::styled(cell(&share) + "  ", theme.warn()));
         let bar = Bar::new(after(step), step, whole, room);
         spans.push(Span::raw(" ".repeat(bar.before)));
         spans.push(Span::styled(theme.glyphs().own_bar.repeat(bar.own), theme.accent()));
@@ -108,7 +116,7 @@ impl Panel for Flow {
         let mut out = vec![Line::styled(format!("  {}", facts::full_name(pod)), theme.strong())];
         match timeline(pod, cx) {
             None => {
-                let failed = cx.shared.timelines.get(&pod.id).and_then(|answer| answer.as_ref().err());
+                let failed = cx.answers.timelines.get(&pod.id).and_then(|answer| answer.as_ref().err());
                 let why = failed.map_or("no timeline yet", |why| why.as_str());
                 out.push(Line::styled(format!("  {why}"), theme.dim()));
             }
@@ -141,6 +149,14 @@ impl Panel for Flow {
                 }
             }
         }
+        // What does not fit is named: the pod in full scrolls.
+        let height = usize::from(area.height);
+        if out.len() > height && height > 1 {
+            let more = text::plural(out.len() - height + 1, "line");
+            out.truncate(height - 1);
+            let words = format!(" {} {more} more: D scrolls", theme.glyphs().down);
+            out.push(Line::styled(words, theme.accent()));
+        }
         for (y, line) in (area.y..area.bottom()).zip(&out) {
             buf.set_line(area.x, y, line, area.width);
         }
@@ -152,6 +168,10 @@ impl Panel for Flow {
 
     fn copy(&self, cx: &Context<'_>) -> Option<Copied> {
         super::pods::copied(cx)
+    }
+
+    fn subject(&self, cx: &Context<'_>) -> Option<Subject> {
+        super::pods::selected(cx)
     }
 
     fn hints(&self) -> &'static [Hint] {

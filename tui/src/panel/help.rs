@@ -14,6 +14,10 @@ use crate::theme::WRONG;
 pub const GLOBAL: &[Hint] = &[
     ("1 to 4", "pods, ownership tree of the pods, capability checks, flow; Tab goes round"),
     ("5 to 8", "capabilities, namespaces of the whole node, events, node (also i)"),
+    ("l", "the log of the selected pod or container"),
+    ("x X", "stop it, remove it; asks first (only with --allow-actions)"),
+    ("e E", "in a container: a shell, a command (only with --allow-actions)"),
+    ("N", "the nodes, where there are several"),
     ("/", "filter; Esc clears it"),
     ("Esc", "back"),
     ("y", "copy what is selected to your terminal's clipboard, over SSH too (OSC 52)"),

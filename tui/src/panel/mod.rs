@@ -9,7 +9,10 @@ pub mod flow;
 pub mod footer;
 pub mod help;
 pub mod list;
+pub mod log;
+pub mod modal;
 pub mod node;
+pub mod nodes;
 pub mod pager;
 pub mod picker;
 pub mod pod;
@@ -23,15 +26,15 @@ pub mod table;
 pub mod tree;
 pub mod why;
 
-use std::collections::HashMap;
-
 use crossterm::event::KeyEvent;
 use jiff::tz::TimeZone;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use sandboxd_api::console::{ExplainCheckResponse, Timeline};
+use sandboxd_api::console::Pod;
 
+use crate::actions::Subject;
 use crate::feed::Request;
+use crate::fleet::{self, Answers, NodeId, PodKey};
 use crate::keys::Keymap;
 use crate::model::Model;
 use crate::model::filter::Filter;
@@ -39,14 +42,18 @@ use crate::model::sort::{Column, Sort};
 use crate::theme::Theme;
 
 use columns::Chosen;
-use readings::{Readings, Want};
+use readings::Want;
 
-/// What the panels share: the selection, the filters, and the answers to what was asked.
+/// What the panels share: the selection and the filters.
 #[derive(Debug, Default)]
 pub struct Shared {
-    /// Ids of the pods that pass the filter, sorted.
-    pub rows: Vec<String>,
-    pub selected: Option<String>,
+    /// The pods of all nodes that pass the filter, sorted.
+    pub rows: Vec<PodKey>,
+    /// Grows whenever other rows are there, or in another order.
+    pub rows_version: u64,
+    /// Columns of the longest name among them.
+    pub longest_name: usize,
+    pub selected: Option<PodKey>,
     pub pod_filter: Filter,
     pub check_filter: Filter,
     pub event_filter: Filter,
@@ -55,15 +62,17 @@ pub struct Shared {
     /// The columns of the pod table, in their order.
     pub columns: Chosen,
     pub keys: Keymap,
-    pub explained: HashMap<u64, Result<ExplainCheckResponse, String>>,
-    pub timelines: HashMap<String, Result<Timeline, String>>,
-    pub readings: Readings,
 }
 
 /// What a panel sees while it draws or takes a key.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
+    /// All nodes, and the one that `model` and `answers` are of: the selected pod's, or the one that the topmost
+    /// panel was opened for.
+    pub nodes: &'a [fleet::Node],
+    pub node: NodeId,
     pub model: &'a Model,
+    pub answers: &'a Answers,
     pub shared: &'a Shared,
     pub theme: Theme,
     pub tz: &'a TimeZone,
@@ -71,10 +80,35 @@ pub struct Context<'a> {
     pub now_ns: i64,
 }
 
+impl<'a> Context<'a> {
+    /// The same about another node.
+    pub fn on(&self, node: NodeId) -> Context<'a> {
+        let of = &self.nodes[node.0];
+        Context { node, model: &of.model, answers: &of.answers, ..*self }
+    }
+
+    /// Whether it matters whose pod it is.
+    pub fn several(&self) -> bool {
+        self.nodes.len() > 1
+    }
+
+    pub fn pod(&self, key: &PodKey) -> Option<&'a Pod> {
+        self.nodes.get(key.node.0)?.model.pod(Some(&key.id))
+    }
+
+    /// The rows of this node.
+    pub fn own_rows(&self) -> impl Iterator<Item = &'a PodKey> + use<'a> {
+        let node = self.node;
+        self.shared.rows.iter().filter(move |key| key.node == node)
+    }
+}
+
 /// What a panel wants done.
 #[derive(Debug)]
 pub enum Effect {
-    Select(String),
+    Select(PodKey),
+    /// Shows the pods of one node.
+    Node(NodeId),
     Sort(Sort),
     /// Opens a panel over this one.
     Open(Box<dyn Panel>),
@@ -125,6 +159,21 @@ pub trait Panel: std::fmt::Debug {
         Vec::new()
     }
 
+    /// Whether it takes every key: something is being typed.
+    fn captures(&self) -> bool {
+        false
+    }
+
+    /// What keys for logs, exec, stop and remove are about; without one they do nothing here.
+    fn subject(&self, _cx: &Context<'_>) -> Option<Subject> {
+        None
+    }
+
+    /// The container whose log it shows.
+    fn follows(&self) -> Option<&str> {
+        None
+    }
+
     /// What must be read for it while it is on the screen.
     fn wants(&self, _cx: &Context<'_>) -> Vec<Want> {
         Vec::new()
@@ -159,7 +208,7 @@ pub fn why_of_pod(id: &str, cx: &Context<'_>) -> Vec<Effect> {
 pub fn why_of_check(seq: u64, cx: &Context<'_>) -> Vec<Effect> {
     let mut effects = vec![Effect::Open(Box::new(why::Why::check(seq)))];
     let denied = cx.model.check(seq).is_some_and(crate::model::facts::is_denied);
-    if denied && !matches!(cx.shared.explained.get(&seq), Some(Ok(_))) {
+    if denied && !matches!(cx.answers.explained.get(&seq), Some(Ok(_))) {
         effects.push(Effect::Ask(Request::Explain { seq }));
     }
     effects

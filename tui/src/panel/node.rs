@@ -105,8 +105,8 @@ fn degradations(lines: &mut Vec<Line<'static>>, width: u16, cx: &Context<'_>) {
 }
 
 fn pulls(lines: &mut Vec<Line<'static>>, width: u16, cx: &Context<'_>) {
-    let error = cx.shared.readings.get(&Query::Pulls).and_then(|reading| reading.error.clone());
-    let pulls = cx.shared.readings.pulls();
+    let error = cx.answers.readings.get(&Query::Pulls).and_then(|reading| reading.error.clone());
+    let pulls = cx.answers.readings.pulls();
     let note = match (error, pulls) {
         (Some(error), _) => format!("! {error}"),
         (None, None) => "asking the daemon".to_owned(),
@@ -152,8 +152,8 @@ fn one_pull(lines: &mut Vec<Line<'static>>, pull: &PullProgress, width: u16, cx:
 
 fn doctor(lines: &mut Vec<Line<'static>>, width: u16, cx: &Context<'_>) {
     let theme = cx.theme;
-    let error = cx.shared.readings.get(&Query::Doctor).and_then(|reading| reading.error.clone());
-    let Some(answer) = cx.shared.readings.doctor() else {
+    let error = cx.answers.readings.get(&Query::Doctor).and_then(|reading| reading.error.clone());
+    let Some(answer) = cx.answers.readings.doctor() else {
         let note = error.map_or_else(|| "asking the daemon".to_owned(), |error| format!("! {error}"));
         return heading(lines, "DOCTOR", &note, cx);
     };

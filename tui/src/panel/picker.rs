@@ -57,7 +57,7 @@ impl Panel for Picker {
 
     fn draw(&mut self, buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
         let theme = cx.theme;
-        let words = "  What fits is shown, from the most to the least important; kept for the next start.";
+        let words = "  In this order, as many as fit; kept for the next start.";
         let words = text::fit(words, usize::from(area.width), theme.glyphs().ellipsis);
         buf.set_string(area.x, area.y, words, theme.dim());
         let rows = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };

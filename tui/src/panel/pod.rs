@@ -9,6 +9,7 @@ use sandboxd_api::console::{IdRange, Pod};
 use super::pager::{Pager, labelled};
 use super::processes::Processes;
 use super::{Context, Copied, Effect, Hint, Panel, columns, flow, why_of_pod};
+use crate::actions::Subject;
 use crate::model::facts;
 use crate::text;
 use crate::theme::WRONG;
@@ -127,6 +128,10 @@ impl Panel for PodDetail {
             KeyCode::Char('w') => Some(why_of_pod(&self.id, cx)),
             _ => self.pager.handle_key(key).then(Vec::new),
         }
+    }
+
+    fn subject(&self, _cx: &Context<'_>) -> Option<Subject> {
+        Some(Subject::Pod(self.id.clone()))
     }
 
     fn copy(&self, _cx: &Context<'_>) -> Option<Copied> {

@@ -8,6 +8,8 @@ use ratatui::text::{Line, Span};
 use super::columns::{self, Placed};
 use super::containers::Containers;
 use super::{Context, Copied, Effect, Hint, Panel, list, pod, why_of_pod};
+use crate::actions::Subject;
+use crate::fleet;
 use crate::model::facts;
 use crate::text;
 
@@ -47,11 +49,11 @@ fn emptiness(cx: &Context<'_>) -> String {
     if !cx.shared.pod_filter.is_empty() {
         return format!(
             "none of {} matches {}: Esc shows them all",
-            text::plural(cx.model.pods.len(), "pod"),
+            text::plural(fleet::pods(cx.nodes).count(), "pod"),
             cx.shared.pod_filter.text()
         );
     }
-    "no pods on this node yet".to_owned()
+    if cx.several() { "no pods on these nodes yet" } else { "no pods on this node yet" }.to_owned()
 }
 
 impl Panel for Pods {
@@ -60,9 +62,8 @@ impl Panel for Pods {
     }
 
     fn draw(&mut self, buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
-        let names = cx.shared.rows.iter().filter_map(|id| cx.model.pod(Some(id)));
-        let longest = names.map(|pod| text::width(&pod.name)).max().unwrap_or(0);
-        self.placed = columns::layout(usize::from(area.width), longest, &cx.shared.columns);
+        let (width, several) = (usize::from(area.width), cx.several());
+        self.placed = columns::layout(width, cx.shared.longest_name, &cx.shared.columns, several);
         self.heading(buf, area, cx);
         self.rows = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
         if cx.shared.rows.is_empty() {
@@ -80,16 +81,20 @@ impl Panel for Pods {
         for (y, (index, id)) in
             (self.rows.y..self.rows.bottom()).zip(cx.shared.rows.iter().enumerate().skip(self.offset))
         {
-            let Some(pod) = cx.model.pod(Some(id)) else { continue };
+            let Some(pod) = cx.pod(id) else { continue };
+            let on = cx.on(id.node);
             let mut line = Line::default();
             let pointer = if Some(index) == selected { cx.theme.glyphs().pointer } else { " " };
             line.push_span(Span::raw(text::left(pointer, columns::MARGIN, "")));
             for placed in &self.placed {
-                let (cell, style) = columns::cell(placed, pod, cx);
+                let (cell, style) = columns::cell(placed, pod, &on);
                 line.push_span(Span::styled(cell, style));
                 line.push_span(Span::raw(" ".repeat(columns::GAP)));
             }
             buf.set_line(area.x, y, &line, area.width);
+            if cx.several() && cx.nodes[id.node.0].is_stale() {
+                buf.set_style(Rect { y, height: 1, ..area }, cx.theme.dim());
+            }
             if Some(index) == selected {
                 buf.set_style(Rect { y, height: 1, ..area }, cx.theme.selected());
             }
@@ -136,6 +141,10 @@ impl Panel for Pods {
         copied(cx)
     }
 
+    fn subject(&self, cx: &Context<'_>) -> Option<Subject> {
+        selected(cx)
+    }
+
     fn hints(&self) -> &'static [Hint] {
         &[
             ("Enter", "containers"),
@@ -152,6 +161,11 @@ impl Panel for Pods {
     }
 }
 
+/// The selected pod, for the keys that are about it.
+pub fn selected(cx: &Context<'_>) -> Option<Subject> {
+    cx.shared.selected.as_deref().map(|id| Subject::Pod(id.to_owned()))
+}
+
 /// Keys that every view of the selected pod takes.
 pub fn pod_key(key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
     let selected = cx.shared.selected.as_deref();
@@ -162,7 +176,7 @@ pub fn pod_key(key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
         KeyCode::Char('D') => selected.map(describe).into_iter().collect(),
         KeyCode::Char('w') => selected.map(|id| why_of_pod(id, cx)).unwrap_or_default(),
         KeyCode::Char('e') => vec![next_problem(cx)],
-        KeyCode::Char('s') => vec![Effect::Sort(cx.shared.sort.next(1))],
+        KeyCode::Char('s') => vec![Effect::Sort(cx.shared.sort.next(1, cx.several()))],
         KeyCode::Char('S') => {
             let sort = cx.shared.sort;
             vec![Effect::Sort(crate::model::sort::Sort { reversed: !sort.reversed, ..sort })]
@@ -187,9 +201,9 @@ fn next_problem(cx: &Context<'_>) -> Effect {
     let rows = &cx.shared.rows;
     let at = Pods::at(cx);
     let below = rows.iter().skip(at + 1).chain(rows.iter().take(at + 1));
-    let next = below.filter_map(|id| cx.model.pod(Some(id))).find(|pod| facts::is_problem(pod));
+    let next = below.into_iter().find(|key| cx.pod(key).is_some_and(facts::is_problem));
     match next {
-        Some(pod) => Effect::Select(pod.id.clone()),
+        Some(key) => Effect::Select(key.clone()),
         None => Effect::Notice("no pod failed, was denied something, or has a wrong owner".to_owned()),
     }
 }

@@ -3,8 +3,8 @@
 //! ```text
 //! userns 4026531837  init, the host's
 //! ├─ !! net 4026532401  LEAKED: no process; pin /run/netns/cni-4d1f
-//! └─ userns 4026532281  of kube-system/coredns, uid 0 → 4221435904, 65,536 ids
-//!    └─ net 4026532282  of kube-system/coredns, 3 processes: pause, coredns
+//! └─ userns 4026532281  of kube-system/coredns · uid 0 → 4221435904, 65,536 ids
+//!    └─ net 4026532282  3 processes: pause, coredns
 //! ```
 
 use std::collections::{HashMap, HashSet};
@@ -20,6 +20,7 @@ use super::pager::{Pager, labelled};
 use super::readings::Want;
 use super::{Context, Copied, Effect, Hint, Panel, opened};
 use crate::feed::query::Query;
+use crate::fleet::NodeId;
 use crate::model::facts;
 use crate::text;
 use crate::theme::WRONG;
@@ -43,8 +44,8 @@ struct Row {
 pub struct Spaces {
     only_wrong: bool,
     rows: Vec<Row>,
-    /// What the rows were made from: when the answer was read, the filter, and `only_wrong`.
-    key: Option<(i64, String, bool)>,
+    /// What the rows were made from: whose answer it was, when the answer was read, the filter, and `only_wrong`.
+    key: Option<(NodeId, i64, String, bool)>,
     matched: usize,
     cursor: Cursor,
     /// The namespaces of the answer by inode.
@@ -53,8 +54,8 @@ pub struct Spaces {
 
 impl Spaces {
     fn refresh(&mut self, cx: &Context<'_>) {
-        let Some(answer) = cx.shared.readings.namespaces() else { return };
-        let key = (answer.read_at_ns, cx.shared.space_filter.text().to_owned(), self.only_wrong);
+        let Some(answer) = cx.answers.readings.namespaces() else { return };
+        let key = (cx.node, answer.read_at_ns, cx.shared.space_filter.text().to_owned(), self.only_wrong);
         if self.key.as_ref() == Some(&key) {
             return;
         }
@@ -98,14 +99,14 @@ impl Spaces {
 
     fn at<'a>(&self, row: usize, cx: &Context<'a>) -> Option<&'a HostNamespace> {
         let index = *self.index.get(&self.rows.get(row)?.inode)?;
-        cx.shared.readings.namespaces()?.namespaces.get(index)
+        cx.answers.readings.namespaces()?.namespaces.get(index)
     }
 
     fn state(&self, cx: &Context<'_>) -> Line<'static> {
         let (theme, dot) = (cx.theme, cx.theme.glyphs().dot);
         let mut line = Line::default();
-        let Some(reading) = cx.shared.readings.get(&Query::Namespaces) else { return line };
-        let Some(answer) = cx.shared.readings.namespaces() else {
+        let Some(reading) = cx.answers.readings.get(&Query::Namespaces) else { return line };
+        let Some(answer) = cx.answers.readings.namespaces() else {
             let words = reading.error.as_deref().unwrap_or("asking the daemon");
             line.push_span(Span::styled(format!(" {words}"), theme.dim()));
             return line;
@@ -115,11 +116,11 @@ impl Spaces {
             all.iter().filter(|space| facts::is_leaked(space)).count(),
             all.iter().filter(|space| space.wrong_owner).count(),
         );
-        line.push_span(Span::styled(format!(" {}", text::plural(all.len(), "namespace")), theme.strong()));
-        for (count, words) in [(leaked, "leaked"), (wrong, "of the wrong owner")] {
+        for (count, words) in [(leaked, "leaked"), (wrong, "wrong owner")] {
             let (sign, style) = if count > 0 { ("!! ", theme.bad()) } else { ("", theme.dim()) };
-            line.push_span(Span::styled(format!(" {dot} {sign}{count} {words}"), style));
+            line.push_span(Span::styled(format!(" {sign}{count} {words} {dot}"), style));
         }
+        line.push_span(Span::styled(format!(" {}", text::plural(all.len(), "namespace")), theme.strong()));
         if self.only_wrong || !cx.shared.space_filter.is_empty() {
             let what = if self.only_wrong { "only wrong" } else { "" };
             let filter = match cx.shared.space_filter.text() {
@@ -192,7 +193,8 @@ fn keepers(space: &HostNamespace) -> String {
     }
 }
 
-fn note(space: &HostNamespace, cx: &Context<'_>) -> String {
+/// `at_home`: in its pod's own user namespace, which names the pod already.
+fn note(space: &HostNamespace, at_home: bool, cx: &Context<'_>) -> String {
     let init = cx.model.node.init_userns;
     let mut parts = Vec::new();
     if facts::is_leaked(space) {
@@ -204,16 +206,17 @@ fn note(space: &HostNamespace, cx: &Context<'_>) -> String {
             inode => inode.to_string(),
         };
         parts.push(format!("wrong owner {owner}: of {}", space.pod_name));
-    } else if !space.pod_name.is_empty() {
+    } else if !space.pod_name.is_empty() && !at_home {
         parts.push(format!("of {}", space.pod_name));
     }
     if space.kind == "user" {
         match space.inode {
             inode if inode == init => parts.push("init, the host's".to_owned()),
-            _ => parts.push(format!("made by uid {}", space.owner_uid)),
+            _ => parts.extend((!space.uid_map.is_empty()).then(|| ranges(&space.uid_map, cx))),
         }
-        if space.inode != init && !space.uid_map.is_empty() {
-            parts.push(ranges(&space.uid_map, cx));
+        // Root's are the runtimes'; others were made by users.
+        if space.owner_uid != 0 {
+            parts.push(format!("made by uid {}", space.owner_uid));
         }
     } else if space.host {
         parts.push("the host's".to_owned());
@@ -240,11 +243,12 @@ impl Panel for Spaces {
         buf.set_line(area.x, area.y, &self.state(cx), area.width);
         let list = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
         self.cursor.place(list, self.rows.len());
-        if self.rows.is_empty() && cx.shared.readings.namespaces().is_some() {
+        if self.rows.is_empty() && cx.answers.readings.namespaces().is_some() {
             let words =
                 if self.only_wrong { "nothing leaked, no wrong owner" } else { "no namespace matches" };
             buf.set_stringn(area.x + 2, list.y, words, usize::from(area.width), theme.dim());
         }
+        let all = cx.answers.readings.namespaces().map(|answer| &answer.namespaces[..]).unwrap_or_default();
         for (area, index) in self.cursor.visible(self.rows.len()) {
             let (row, Some(space)) = (&self.rows[index], self.at(index, cx)) else { continue };
             let wrong = is_wrong(space);
@@ -255,13 +259,17 @@ impl Panel for Spaces {
             };
             let sign = if wrong { format!("{WRONG} ") } else { String::new() };
             let pointer = if index == self.cursor.at { theme.glyphs().pointer } else { " " };
-            let note = note(space, cx).replace('·', theme.glyphs().dot).replace('…', theme.glyphs().ellipsis);
-            let line = Line::from(vec![
+            let owner = self.index.get(&space.owner_inode).and_then(|index| all.get(*index));
+            let at_home = owner.is_some_and(|owner| !owner.host && owner.pod_id == space.pod_id);
+            let mut line = Line::from(vec![
                 Span::raw(text::left(pointer, 2, "")),
                 Span::styled(row.branches.clone(), theme.dim()),
                 Span::styled(format!("{sign}{}  ", label(space)), style),
-                Span::styled(note, if wrong { theme.bad() } else { theme.dim() }),
             ]);
+            let ellipsis = theme.glyphs().ellipsis;
+            let note = note(space, at_home, cx).replace('·', theme.glyphs().dot).replace('…', ellipsis);
+            let note = text::fit(&note, usize::from(area.width).saturating_sub(line.width()), ellipsis);
+            line.push_span(Span::styled(note, if wrong { theme.bad() } else { theme.dim() }));
             buf.set_line(area.x, area.y, &line, area.width);
             if index == self.cursor.at {
                 buf.set_style(area, theme.selected());
@@ -399,7 +407,7 @@ impl Panel for Space {
     }
 
     fn draw(&mut self, buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
-        let answer = cx.shared.readings.namespaces();
+        let answer = cx.answers.readings.namespaces();
         let space = answer.and_then(|answer| answer.namespaces.iter().find(|one| one.inode == self.inode));
         let lines = match space {
             Some(space) => self.lines(space, area.width, cx),
@@ -410,7 +418,7 @@ impl Panel for Space {
 
     fn handle_key(&mut self, key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
         if key.code == KeyCode::Char('w') {
-            let answer = cx.shared.readings.namespaces();
+            let answer = cx.answers.readings.namespaces();
             let space =
                 answer.and_then(|answer| answer.namespaces.iter().find(|one| one.inode == self.inode));
             return Some(match space.filter(|space| !space.pod_id.is_empty()) {

@@ -33,7 +33,7 @@ pub fn observer(cx: &Context<'_>) -> (String, Style) {
     }
 }
 
-fn connection(link: &Link, cx: &Context<'_>) -> (String, Style) {
+pub fn connection(link: &Link, cx: &Context<'_>) -> (String, Style) {
     let (theme, glyphs) = (cx.theme, cx.theme.glyphs());
     let age = |since: i64| text::age(cx.now_ns.saturating_sub(since));
     match link {
@@ -50,7 +50,7 @@ fn connection(link: &Link, cx: &Context<'_>) -> (String, Style) {
 
 /// Namespaces that leaked: as last read, else as the events tell.
 fn leaked(cx: &Context<'_>) -> usize {
-    match cx.shared.readings.namespaces() {
+    match cx.answers.readings.namespaces() {
         Some(answer) => answer.namespaces.iter().filter(|space| facts::is_leaked(space)).count(),
         None => cx.model.events.iter().filter(|event| event.kind == "namespace-leaked").count(),
     }
@@ -64,10 +64,16 @@ fn parts(link: &Link, cx: &Context<'_>) -> Vec<Part> {
             parts.push(Part { text, style, rank });
         }
     };
-    add(7, model.node.name.clone(), theme.strong());
+    add(7, cx.nodes[cx.node.0].name().to_owned(), theme.strong());
     add(9, model.node.kernel.clone(), theme.dim());
     let (connection, style) = connection(link, cx);
     add(0, connection, style);
+    let away = cx.nodes.iter().filter(|node| node.is_stale()).count();
+    match (cx.several(), away) {
+        (false, _) => {}
+        (true, 0) => add(2, format!("{} nodes", cx.nodes.len()), theme.plain()),
+        (true, away) => add(0, format!("{WRONG} {away} of {} nodes away (N)", cx.nodes.len()), theme.bad()),
+    }
     if !model.filled {
         return parts;
     }

@@ -20,6 +20,8 @@ use sandboxd_api::console::{Namespace, Pod};
 
 use super::pods::pod_key;
 use super::{Context, Copied, Effect, Hint, Panel, columns, list};
+use crate::actions::Subject;
+use crate::fleet::{NodeId, PodKey};
 use crate::model::facts;
 use crate::text;
 use crate::theme::{Theme, WRONG};
@@ -59,7 +61,7 @@ struct Owned<'a> {
 }
 
 /// The lines of the tree for these pods, in their order.
-pub fn build<'a>(ids: impl Iterator<Item = &'a String>, width: u16, cx: &'a Context<'_>) -> Vec<Row> {
+pub fn build<'a>(ids: impl Iterator<Item = &'a PodKey>, width: u16, cx: &'a Context<'_>) -> Vec<Row> {
     let wide = width >= WIDE;
     let init = cx.model.node.init_userns;
     let mut order = Vec::new();
@@ -230,10 +232,10 @@ pub fn glance(buf: &mut Buffer, area: Rect, rows: &[Row], theme: Theme) {
 #[derive(Debug, Default)]
 pub struct Tree {
     rows: Vec<Row>,
-    /// What the rows were built from: the model's revision, the filter and the sort.
-    key: Option<(u64, u16, Vec<String>)>,
+    /// What the rows were built from: the node, the shape of its pods, the width, the rows.
+    key: Option<(NodeId, u64, u16, u64)>,
     /// The selected pod that was moved to: lines of no pod can be reached all the same.
-    followed: Option<String>,
+    followed: Option<PodKey>,
     at: usize,
     offset: usize,
     area: Rect,
@@ -241,12 +243,12 @@ pub struct Tree {
 
 impl Tree {
     fn refresh(&mut self, cx: &Context<'_>) {
-        let key = (cx.model.revision, self.area.width, cx.shared.rows.clone());
+        let key = (cx.node, cx.model.shape, self.area.width, cx.shared.rows_version);
         if self.key.as_ref() == Some(&key) {
             return;
         }
         let before = self.rows.get(self.at).cloned();
-        self.rows = build(cx.shared.rows.iter(), self.area.width, cx);
+        self.rows = build(cx.own_rows(), self.area.width, cx);
         self.key = Some(key);
         // The same line where it still is, else the pod that is selected elsewhere.
         let same = before.and_then(|before| {
@@ -262,18 +264,18 @@ impl Tree {
             return;
         }
         self.followed = Some(selected.clone());
-        if self.rows.get(self.at).is_some_and(|row| row.pod.as_ref() == Some(selected)) {
+        if self.rows.get(self.at).is_some_and(|row| row.pod.as_deref() == Some(&**selected)) {
             return;
         }
         let found =
-            self.rows.iter().position(|row| row.what == What::Pod && row.pod.as_ref() == Some(selected));
+            self.rows.iter().position(|row| row.what == What::Pod && row.pod.as_deref() == Some(&**selected));
         self.at = found.unwrap_or(self.at);
     }
 
-    fn select(&mut self, to: usize) -> Vec<Effect> {
+    fn select(&mut self, to: usize, cx: &Context<'_>) -> Vec<Effect> {
         self.at = to;
-        let pod = self.rows.get(to).and_then(|row| row.pod.clone());
-        pod.map(Effect::Select).into_iter().collect()
+        let pod = self.rows.get(to).and_then(|row| row.pod.as_deref());
+        pod.map(|id| Effect::Select(PodKey::new(cx.node, id))).into_iter().collect()
     }
 }
 
@@ -301,19 +303,23 @@ impl Panel for Tree {
             return Some(effects);
         }
         let to = list::moved(key, self.at, self.rows.len(), usize::from(self.area.height))?;
-        Some(self.select(to))
+        Some(self.select(to, cx))
     }
 
-    fn click(&mut self, _column: u16, row: u16, _cx: &Context<'_>) -> Vec<Effect> {
+    fn click(&mut self, _column: u16, row: u16, cx: &Context<'_>) -> Vec<Effect> {
         match row.checked_sub(self.area.y).map(|y| self.offset + usize::from(y)) {
             Some(to) if to == self.at && to < self.rows.len() => vec![Effect::Enter],
-            Some(to) if to < self.rows.len() => self.select(to),
+            Some(to) if to < self.rows.len() => self.select(to, cx),
             _ => Vec::new(),
         }
     }
 
     fn copy(&self, cx: &Context<'_>) -> Option<Copied> {
         super::pods::copied(cx)
+    }
+
+    fn subject(&self, cx: &Context<'_>) -> Option<Subject> {
+        super::pods::selected(cx)
     }
 
     fn hints(&self) -> &'static [Hint] {

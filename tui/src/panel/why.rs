@@ -47,7 +47,7 @@ impl Why {
 }
 
 fn check_lines(seq: u64, lines: &mut Vec<Line<'static>>, width: u16, cx: &Context<'_>) {
-    let answer = cx.shared.explained.get(&seq);
+    let answer = cx.answers.explained.get(&seq);
     let told = answer.and_then(|answer| answer.as_ref().ok());
     let Some(check) = cx.model.check(seq).or_else(|| told.and_then(|told| told.check.as_ref())) else {
         lines.push(Line::raw(" this check is no longer kept"));

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use sandboxd_api::console::console_server::{Console, ConsoleServer};
 use sandboxd_api::console::*;
+use sandboxd_tui::feed::query::Answer;
 use sandboxd_tui::record::What;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
@@ -62,6 +63,15 @@ impl Daemon {
     }
 }
 
+/// The first recorded answer of a kind.
+fn recorded<T>(pick: impl Fn(Answer) -> Option<T>) -> Result<Response<T>, Status> {
+    let found = crate::support::entries().into_iter().find_map(|entry| match entry.what {
+        What::Answered(answer) => pick(answer),
+        _ => None,
+    });
+    found.map(Response::new).ok_or_else(|| Status::not_found("not recorded"))
+}
+
 #[tonic::async_trait]
 impl Console for Service {
     type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
@@ -102,7 +112,10 @@ impl Console for Service {
     }
 
     async fn doctor(&self, _: Request<DoctorRequest>) -> Result<Response<DoctorResponse>, Status> {
-        Err(Status::unimplemented("not asked by the console"))
+        recorded(|answer| match answer {
+            Answer::Doctor(answer) => Some(answer),
+            _ => None,
+        })
     }
 
     async fn stop_pod(&self, _: Request<StopPodRequest>) -> Result<Response<StopPodResponse>, Status> {
@@ -117,18 +130,27 @@ impl Console for Service {
         &self,
         _: Request<ListNamespacesRequest>,
     ) -> Result<Response<ListNamespacesResponse>, Status> {
-        Err(Status::unimplemented("not asked by the console"))
+        recorded(|answer| match answer {
+            Answer::Namespaces(answer) => Some(answer),
+            _ => None,
+        })
     }
 
     async fn list_capabilities(
         &self,
         _: Request<ListCapabilitiesRequest>,
     ) -> Result<Response<ListCapabilitiesResponse>, Status> {
-        Err(Status::unimplemented("not asked by the console"))
+        recorded(|answer| match answer {
+            Answer::Capabilities(answer) => Some(answer),
+            _ => None,
+        })
     }
 
     async fn get_usage(&self, _: Request<GetUsageRequest>) -> Result<Response<GetUsageResponse>, Status> {
-        Err(Status::unimplemented("not asked by the console"))
+        recorded(|answer| match answer {
+            Answer::Usage(answer) => Some(answer),
+            _ => None,
+        })
     }
 
     async fn list_events(

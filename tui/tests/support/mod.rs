@@ -8,10 +8,13 @@ use jiff::tz::TimeZone;
 use ratatui::backend::TestBackend;
 use sandboxd_api::console::WatchResponse;
 use sandboxd_tui::app::{App, Command, Event, Settings};
+use sandboxd_tui::config::Config;
+use sandboxd_tui::exec::Exec;
+use sandboxd_tui::fleet::NodeId;
 use sandboxd_tui::feed::{FeedEvent, Request, replay};
 use sandboxd_tui::link::Link;
 use sandboxd_tui::model::sort::Column;
-use sandboxd_tui::record::{self, Entry};
+use sandboxd_tui::record::{self, Entry, What};
 use sandboxd_tui::theme::Theme;
 
 pub fn fixture() -> PathBuf {
@@ -38,6 +41,7 @@ pub struct Console {
     /// What the console asked for and was answered.
     pub asked: Vec<Request>,
     pub quit: bool,
+    pub execs: Vec<Exec>,
     /// What was put on the clipboard last.
     pub copied: Option<String>,
     /// The columns to be kept for the next start.
@@ -47,21 +51,35 @@ pub struct Console {
 impl Console {
     pub fn new(width: u16, height: u16, theme: Theme) -> Self {
         let mut console = Self::empty(width, height, theme);
-        console.now_ns = entries().last().unwrap().at_ns;
+        console.play();
+        console
+    }
+
+    /// Takes in the recording.
+    pub fn play(&mut self) {
+        let console = self;
+        // Where the messages end: the answers recorded after them are for later.
+        let messages_end = entries().into_iter().filter(|entry| !matches!(entry.what, What::Answered(_)));
+        console.now_ns = messages_end.last().unwrap().at_ns;
         console.feed(FeedEvent::Live);
         for message in messages() {
             console.feed(FeedEvent::Message(message));
         }
-        console
     }
 
     pub fn empty(width: u16, height: u16, theme: Theme) -> Self {
+        Self::configured(width, height, theme, Config::default())
+    }
+
+    /// With what the operator's file says, before the first message.
+    pub fn configured(width: u16, height: u16, theme: Theme, config: Config) -> Self {
         let settings = Settings {
             theme,
             tz: TimeZone::UTC,
             filter: Default::default(),
             sort: Default::default(),
-            config: Default::default(),
+            config,
+            allow_actions: false,
         };
         Self {
             app: App::new(settings, Link::Connecting, 0),
@@ -69,13 +87,14 @@ impl Console {
             now_ns: 0,
             asked: Vec::new(),
             quit: false,
+            execs: Vec::new(),
             copied: None,
             remembered: None,
         }
     }
 
     pub fn feed(&mut self, event: FeedEvent) {
-        self.event(Event::Feed(event));
+        self.event(Event::Feed(NodeId(0), event));
     }
 
     fn event(&mut self, event: Event) {
@@ -84,24 +103,33 @@ impl Console {
                 Command::Quit => self.quit = true,
                 Command::Copy(text) => self.copied = Some(text),
                 Command::Remember(columns) => self.remembered = Some(columns),
-                Command::Ask(request) => {
+                Command::Exec(_, exec) => self.execs.push(exec),
+                Command::Ask(_, request) => {
                     self.asked.push(request.clone());
                     if !matches!(request, Request::Timeline { .. }) {
-                        self.feed(replay::Answers::of(&entries()).to(request, self.now_ns));
+                        for answer in replay::Answers::of(&entries()).to(request, self.now_ns) {
+                            self.feed(answer);
+                        }
                     }
                 }
             }
         }
     }
 
+    /// So much later, after a tick of the clock.
+    pub fn later(&mut self, by: std::time::Duration) {
+        self.now_ns += i64::try_from(by.as_nanos()).unwrap();
+        self.event(Event::Tick);
+    }
+
     pub fn press(&mut self, code: KeyCode) {
         self.event(Event::Terminal(Terminal::Key(KeyEvent::new(code, KeyModifiers::NONE))));
     }
 
-    /// Presses each character as a key.
+    /// Presses each character as a key, a newline as Enter.
     pub fn keys(&mut self, keys: &str) {
         for key in keys.chars() {
-            self.press(KeyCode::Char(key));
+            self.press(if key == '\n' { KeyCode::Enter } else { KeyCode::Char(key) });
         }
     }
 

@@ -1,0 +1,60 @@
+//! The log that is followed: one at a time, as there is one screen.
+
+use sandboxd_api::MAX_MESSAGE_SIZE;
+use sandboxd_api::console::ReadLogRequest;
+use sandboxd_api::console::console_client::ConsoleClient;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+
+use super::FeedEvent;
+
+/// What to read of which log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Follow {
+    pub container_id: String,
+    /// 0: from the beginning of what is asked for.
+    pub tail_lines: u32,
+    pub since_ns: i64,
+}
+
+/// Reads in a task of its own: a log that comes fast must not hold the stream of the pods up.
+#[derive(Debug, Default)]
+pub(super) struct Logs {
+    reading: JoinSet<()>,
+}
+
+impl Logs {
+    pub fn end(&mut self) {
+        self.reading.abort_all();
+        while self.reading.try_join_next().is_some() {}
+    }
+
+    pub fn follow(&mut self, follow: Follow, channel: Channel, events: mpsc::Sender<FeedEvent>) {
+        self.end();
+        self.reading.spawn(async move {
+            let container_id = follow.container_id.clone();
+            let ended = read(follow, channel, &events).await;
+            // The console is gone: nobody is left to tell.
+            let _ = events.send(FeedEvent::LogEnded { container_id, ended }).await;
+        });
+    }
+}
+
+async fn read(follow: Follow, channel: Channel, events: &mpsc::Sender<FeedEvent>) -> Result<(), String> {
+    let words = |status: tonic::Status| match status.message() {
+        "" => status.code().to_string(),
+        words => crate::text::clean(words),
+    };
+    let Follow { container_id, tail_lines, since_ns } = follow;
+    let request = ReadLogRequest { container_id: container_id.clone(), follow: true, tail_lines, since_ns };
+    let mut client = ConsoleClient::new(channel).max_decoding_message_size(MAX_MESSAGE_SIZE);
+    let mut stream = client.read_log(request).await.map_err(words)?.into_inner();
+    while let Some(answer) = stream.message().await.map_err(words)? {
+        let event = FeedEvent::Log { container_id: container_id.clone(), lines: answer.lines };
+        if events.send(event).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
