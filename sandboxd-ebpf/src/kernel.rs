@@ -20,6 +20,7 @@ macro_rules! globals {
 }
 globals! { UPID_SIZE REGS_NR REGS_ARG0 REGS_ARG1 REGS_ARG2 REGS_ARG3 }
 globals! { NR_MOUNT NR_FSOPEN NR_FSCONFIG NR_FSMOUNT NR_MOVE_MOUNT NR_SETNS NR_UNSHARE NR_CLONE NR_CLONE3 }
+globals! { RESULTS_FROM }
 
 /// PF_KTHREAD of include/linux/sched.h: a kernel thread has no saved user registers.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -111,6 +112,12 @@ impl Regs {
         Self(Ptr::new(unsafe { bpf_task_pt_regs(task.0 as *mut _) } as u64))
     }
 
+    /// Those at an address that the verifier knows the type of.
+    #[inline(always)]
+    pub fn at(regs: Ptr<Typed>) -> Self {
+        Self(regs)
+    }
+
     #[inline(always)]
     pub fn number(&self) -> u64 {
         self.load(REGS_NR.load())
@@ -169,6 +176,13 @@ pub fn gated(number: u64) -> Option<Syscall> {
     } else {
         return None;
     })
+}
+
+/// Whether a syscall's result may be reported: the one question that every syscall of the machine is asked, so
+/// it is answered for nearly all of them by one comparison.
+#[inline(always)]
+pub fn may_have_result(number: u64) -> bool {
+    number >= u64::from(RESULTS_FROM.load())
 }
 
 #[inline(always)]

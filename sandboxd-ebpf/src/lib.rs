@@ -20,6 +20,15 @@ pub const KRETPROBE_PROGRAM: &str = "cap_capable_kretprobe";
 /// The tracepoint and the function of the kernel that they hang on: they have one name.
 pub const CAP_CAPABLE: &str = "cap_capable";
 
+/// The program on the end of every system call of the machine.
+pub const SYS_EXIT_PROGRAM: &str = "results_sys_exit";
+/// The tracepoint it hangs on.
+pub const SYS_EXIT: &str = "sys_exit";
+/// The global with the lowest number of a system call whose result is reported.
+pub const RESULTS_FROM: &str = "RESULTS_FROM";
+/// The global that says that results are looked for.
+pub const RESULTS_WANTED: &str = "RESULTS_WANTED";
+
 /// Bytes of [`CheckRecord::fs_type`], the terminating NUL included. The longest name in the kernel's tree
 /// fits ("binfmt_misc", "selinuxfs", "nfsd"); a longer one is cut.
 pub const FS_TYPE_LEN: usize = 16;
@@ -47,6 +56,8 @@ pub mod valid {
     pub const PARENT: u32 = 1 << 11;
     pub const FS_TYPE: u32 = 1 << 12;
     pub const FLAGS: u32 = 1 << 13;
+    /// The record is no check but the result of a system call: see [`super::CheckRecord::result`].
+    pub const RESULT: u32 = 1 << 14;
 }
 
 /// The syscalls whose checks are recorded: those of mounting and of namespaces.
@@ -109,6 +120,22 @@ impl Syscall {
         }
     }
 
+    /// The program at the end of the kernel's function for this syscall; `None` for those whose result is not
+    /// reported: clones are too many, and are asked once they have passed their checks.
+    #[must_use]
+    pub const fn result_program(self) -> Option<&'static str> {
+        match self {
+            Self::Mount => Some("result_mount"),
+            Self::Fsopen => Some("result_fsopen"),
+            Self::Fsconfig => Some("result_fsconfig"),
+            Self::Fsmount => Some("result_fsmount"),
+            Self::MoveMount => Some("result_move_mount"),
+            Self::Setns => Some("result_setns"),
+            Self::Unshare => Some("result_unshare"),
+            Self::Clone | Self::Clone3 => None,
+        }
+    }
+
     #[must_use]
     pub fn from_raw(raw: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|s| *s as u32 == raw)
@@ -135,7 +162,7 @@ pub struct CheckRecord {
     pub syscall: u32,
     /// CAP_* number (capabilities(7)).
     pub capability: u32,
-    /// What cap_capable returned: 0, or -EPERM.
+    /// What cap_capable returned: 0, or -EPERM; of a result what the syscall returned, negative errnos alone.
     pub ret: i32,
     /// Bits of [`valid`].
     pub valid: u32,
@@ -170,6 +197,12 @@ const _: () = {
 };
 
 impl CheckRecord {
+    /// Of a record that is the result of a system call: its errno, 0 for success.
+    #[must_use]
+    pub const fn result(&self) -> Option<i32> {
+        if self.valid & valid::RESULT == 0 { None } else { Some(self.ret.wrapping_neg()) }
+    }
+
     /// A record as it came out of the ring buffer. `None` for bytes of another length: another version of
     /// the object.
     #[must_use]

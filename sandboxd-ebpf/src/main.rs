@@ -14,12 +14,16 @@
 //! kernel's BTF, and the verifier sees them as constants. A member that the kernel does not have switches
 //! off the one field that needs it.
 //!
+//! The results of the syscalls come from `results`: programs that are loaded only where they cost other
+//! syscalls nothing, or on request.
+//!
 //! A 32-bit program on a 64-bit kernel has other syscall numbers: its calls are not recognised.
 #![no_std]
 #![no_main]
 
 mod kernel;
 mod limit;
+mod results;
 mod usage;
 
 use aya_ebpf::btf_maps::{LruHashMap, PerCpuArray, RingBuf};
@@ -183,6 +187,9 @@ fn report<M: Memory>(check: &Check<M>) {
     let out = unsafe { &mut *entry.as_mut_ptr() };
     fill(out, check, syscall, &asked, task, caller_userns, target_userns);
     entry.submit(0);
+    if !is_fork(syscall) {
+        results::awaited();
+    }
 }
 
 /// A fork checks CAP_SYS_ADMIN against the initial user namespace once for each mapping it copies

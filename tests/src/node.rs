@@ -31,7 +31,8 @@ use crate::leftovers::{self, Leftover, Scope};
 use crate::pod::Pod;
 use crate::sweep;
 
-const START_PATIENCE: Duration = Duration::from_secs(15);
+/// Ten times what a machine under software emulation takes.
+const START_PATIENCE: Duration = Duration::from_secs(120);
 const END_PATIENCE: Duration = Duration::from_secs(20);
 /// What is undone after a reply (a cgroup that is still busy) may take this long.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(5);

@@ -18,7 +18,7 @@ pub enum Need {
     CniPlugins,
     /// iptables, for masquerading and port mappings.
     Iptables,
-    /// The tracepoint `capability:cap_capable` and the kernel's BTF.
+    /// The kernel's BTF, and the tracepoint `capability:cap_capable` or what the ladder has instead of it.
     Bpf,
     /// docker-registry, skopeo, openssl and htpasswd.
     Registry,
@@ -42,12 +42,19 @@ impl Need {
                 (!there).then(|| "no iptables".to_owned())
             }
             Self::Bpf => {
-                let paths = ["/sys/kernel/btf/vmlinux", "/sys/kernel/tracing/events/capability/cap_capable"];
+                let there = |path: &str| Path::new(path).exists();
+                let btf = "/sys/kernel/btf/vmlinux";
                 // tracefs may not be mounted at all: then only the program's load can tell.
-                let tracefs = Path::new("/sys/kernel/tracing/events").exists();
-                let wanted = if tracefs { &paths[..] } else { &paths[..1] };
-                let missing = wanted.iter().find(|p| !Path::new(p).exists());
-                missing.map(|path| format!("no BPF observer: {path} is missing"))
+                let hook = !there("/sys/kernel/tracing/events")
+                    || there("/sys/kernel/tracing/events/capability/cap_capable")
+                    || there("/sys/kernel/tracing/kprobe_events");
+                if !there(btf) {
+                    Some(format!("no BPF observer: {btf} is missing"))
+                } else if !hook {
+                    Some("no BPF observer: neither a tracepoint on cap_capable nor kprobes".to_owned())
+                } else {
+                    None
+                }
             }
             Self::Registry => Registry::missing(),
             Self::Runc => bins::on_path("runc").is_none().then(|| "no runc on the PATH".to_owned()),

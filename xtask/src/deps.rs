@@ -98,9 +98,19 @@ const KMOD: Need = Need {
     packages: &["kmod"],
 };
 
+const GUEST: Need = Need {
+    what: "dash, mke2fs, strip, xz and setpriv",
+    why: "what virtual machines boot from",
+    present: || {
+        Path::new("/bin/dash").exists()
+            && ["mke2fs", "strip", "xz", "setpriv", "nsenter"].iter().all(|p| run::on_path(p).is_some())
+    },
+    packages: &["dash", "e2fsprogs", "binutils", "xz-utils", "util-linux"],
+};
+
 /// To boot other kernels.
-pub const VM: [&Need; 10] =
-    [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE, &QEMU, &BUSYBOX, &KMOD];
+pub const VM: [&Need; 11] =
+    [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE, &QEMU, &BUSYBOX, &KMOD, &GUEST];
 
 /// To build.
 pub const BUILD: [&Need; 4] = [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF];

@@ -10,7 +10,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, cri_table, deps, run};
+use crate::{build, cri_table, deps, run, vm};
 
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,9 @@ pub struct Options {
     /// Leaves out the unit tests.
     #[arg(long)]
     only_e2e: bool,
+    /// Leaves out the other kernels under QEMU, as a filter does.
+    #[arg(long)]
+    no_vm: bool,
 }
 
 /// Runs them.
@@ -53,6 +56,12 @@ pub fn test(options: &Options) -> Result<()> {
     with_env(&mut e2e);
     let watched = watched(&mut e2e)?;
     skips.extend(watched.skips);
+    if options.filter.is_none() && !options.no_vm {
+        match vm::missing() {
+            Some(why) => skips.push(format!("SKIPPED: other kernels: {why}")),
+            None => vm::vm_test(&vm::Options::default())?,
+        }
+    }
     judge(&skips, Path::new("/"))?;
     // The runner's own last word is the last word.
     println!("{}", watched.closing);
@@ -138,7 +147,7 @@ struct Lack {
     lacking: fn(&Path) -> bool,
 }
 
-const LACKS: [Lack; 10] = [
+const LACKS: [Lack; 11] = [
     Lack { words: &["not root", "needs root"], lacking: |_| !deps::is_root() },
     Lack { words: &["rustfmt"], lacking: |_| run::output(run::cargo().args(["fmt", "--version"])).is_none() },
     Lack {
@@ -162,6 +171,7 @@ const LACKS: [Lack; 10] = [
         words: &["runc"],
         lacking: |root| !["usr/sbin/runc", "usr/bin/runc"].iter().any(|path| root.join(path).exists()),
     },
+    Lack { words: &["other kernels"], lacking: |_| vm::missing().is_some() },
     Lack { words: &["systemd"], lacking: |root| !root.join("run/systemd/system").exists() },
     Lack { words: &["AppArmor"], lacking: |root| !root.join("sys/kernel/security/apparmor").exists() },
 ];

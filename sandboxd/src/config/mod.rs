@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::observer::{Bounds, ObserverSettings, Rung};
+use crate::observer::{Bounds, ObserverSettings, Rung, SyscallResults};
 
 pub use check::{Problem, check};
 pub use handlers::{Handler, NATIVE, NETWORK_FIRST, RuntimeKind};
@@ -115,6 +115,7 @@ pub struct Observer {
     pub history_age: Duration,
     pub rungs: Vec<Rung>,
     pub all_capabilities: bool,
+    pub syscall_results: SyscallResults,
 }
 
 /// `[pod]`
@@ -184,6 +185,7 @@ impl Default for Observer {
             history_age: Duration::from_hours(24),
             rungs: Rung::LADDER.to_vec(),
             all_capabilities: false,
+            syscall_results: SyscallResults::Auto,
         }
     }
 }
@@ -199,6 +201,7 @@ impl Observer {
             history,
             rungs: self.rungs.clone(),
             all_capabilities: self.all_capabilities,
+            results: self.syscall_results,
         }
     }
 }

@@ -74,13 +74,13 @@ fn seccomp() -> Check {
     }
 }
 
-/// Namespace descriptors from a pidfd (6.11), and that the kernel says the new netns is the new userns's.
+/// That the kernel says the new netns is the new userns's.
 fn ownership(child: &Child) -> Check {
     const NAME: &str = "ownership";
     match child.netns_is_owned_by_its_userns() {
-        Ok(true) => Check::ok(NAME, "a netns made with its userns is owned by it (pidfd, NS_GET_USERNS)"),
+        Ok(true) => Check::ok(NAME, "a netns made with its userns is owned by it (NS_GET_USERNS)"),
         Ok(false) => Check::fail(NAME, "a netns made with its userns is owned by another", NEWER),
-        Err(e) => Check::fail(NAME, format!("namespaces of a pidfd: {e}"), NEWER),
+        Err(e) => Check::fail(NAME, format!("namespaces of a process: {e}"), NEWER),
     }
 }
 

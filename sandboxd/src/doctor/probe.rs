@@ -75,19 +75,29 @@ impl Child {
     /// Its user namespace.
     ///
     /// # Errors
-    /// `ENOTTY` before 6.11.
+    /// When the child is gone.
     pub fn userns(&self) -> io::Result<OwnedFd> {
-        ioctl_fd(&self.pidfd, PIDFD_GET_USER_NAMESPACE)
+        self.namespace(PIDFD_GET_USER_NAMESPACE, "user")
     }
 
     /// Whether the kernel says so of its network namespace.
     ///
     /// # Errors
-    /// Where one of the ioctls is missing.
+    /// Where a namespace cannot be asked for its owner.
     pub fn netns_is_owned_by_its_userns(&self) -> io::Result<bool> {
-        let netns = ioctl_fd(&self.pidfd, PIDFD_GET_NET_NAMESPACE)?;
+        let netns = self.namespace(PIDFD_GET_NET_NAMESPACE, "net")?;
         let owner = fstat(ioctl_fd(&netns, NS_GET_USERNS)?)?;
         Ok(owner.st_ino == fstat(self.userns()?)?.st_ino)
+    }
+
+    /// Before 6.11 by a path, which names our own child until `drop` reaps it.
+    fn namespace(&self, request: libc::c_ulong, name: &str) -> io::Result<OwnedFd> {
+        match ioctl_fd(&self.pidfd, request) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+                Ok(fs::File::open(format!("/proc/{}/ns/{name}", self.pid))?.into())
+            }
+            other => other,
+        }
     }
 }
 

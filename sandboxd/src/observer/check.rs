@@ -80,6 +80,9 @@ pub struct Check {
     pub mnt: Ns,
     pub pidns: Ns,
     pub cgroup_id: u64,
+    /// The errno that the syscall ended with, 0 for success; `None` where results are not read, or this one came
+    /// too late.
+    pub result: Option<i32>,
     /// `None`: no process of a pod.
     pub pod: Option<PodRef>,
     /// Why it was denied or refused; `None` when allowed.
@@ -117,6 +120,7 @@ impl Check {
             mnt: ns(valid::MNTNS, record.mntns, valid::MNTNS_OWNER, record.mntns_owner),
             pidns: ns(valid::PIDNS, record.pidns, valid::PIDNS_OWNER, record.pidns_owner),
             cgroup_id: record.cgroup_id,
+            result: None,
             pod: None,
             reason: None,
         })

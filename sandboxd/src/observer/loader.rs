@@ -12,13 +12,13 @@ use aya::programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use sandboxd_ebpf::{
     ALL_CAPABILITIES, CAP_CAPABLE, COUNTERS_MAP, Counters, FEXIT_PROGRAM, FLOWS_MAP, KPROBE_PROGRAM,
-    KRETPROBE_PROGRAM, MISSING, REGS_ARGS, REGS_NR, RING_MAP, Syscall, TP_BTF_PROGRAM, UPID_SIZE, USAGE_MAP,
-    WATCHED_MAP,
+    KRETPROBE_PROGRAM, MISSING, REGS_ARGS, REGS_NR, RESULTS_FROM, RESULTS_WANTED, RING_MAP, SYS_EXIT,
+    SYS_EXIT_PROGRAM, Syscall, TP_BTF_PROGRAM, UPID_SIZE, USAGE_MAP, WATCHED_MAP,
 };
 
 use super::btf::Btf;
 use super::held::Flows;
-use super::status::{Degradation, Rung};
+use super::status::{Degradation, ResultsThrough, Rung, SyscallResults};
 use super::usage::UsageMaps;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("SANDBOXD_EBPF_OBJECT"));
@@ -44,6 +44,7 @@ const REGISTERS: (&str, [(&str, u32); 4]) =
 /// The attached program and its maps. Dropping it detaches.
 pub struct Attached {
     pub rung: Rung,
+    pub results: Option<ResultsThrough>,
     pub ring: RingBuf<MapData>,
     pub counters: CounterMap,
     pub flows: Flows,
@@ -86,9 +87,10 @@ struct Offsets {
 /// Attaches on the first of the rungs that works.
 pub fn attach(
     rungs: &[Rung],
+    results: SyscallResults,
     all_capabilities: bool,
 ) -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
-    let result = climb(rungs, all_capabilities);
+    let result = climb(rungs, results, all_capabilities);
     give_memory_back();
     result
 }
@@ -103,7 +105,11 @@ fn give_memory_back() {
     }
 }
 
-fn climb(rungs: &[Rung], all_capabilities: bool) -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
+fn climb(
+    rungs: &[Rung],
+    results: SyscallResults,
+    all_capabilities: bool,
+) -> Result<(Attached, Vec<Degradation>), Vec<Degradation>> {
     let data = std::fs::read(VMLINUX_BTF)
         .map_err(|e| vec![Degradation::NoBtf { problem: format!("{VMLINUX_BTF}: {e}") }])?;
     let offsets = offsets(&data).map_err(|d| vec![d])?;
@@ -111,8 +117,9 @@ fn climb(rungs: &[Rung], all_capabilities: bool) -> Result<(Attached, Vec<Degrad
     let btf = aya::Btf::from_sys_fs().map_err(|e| vec![Degradation::NoBtf { problem: chain(&e) }])?;
     let mut steps = Vec::new();
     for rung in rungs {
-        match attach_on(*rung, &offsets, &btf, all_capabilities) {
-            Ok(attached) => {
+        match attach_on(*rung, &offsets, &btf, results != SyscallResults::Off, all_capabilities) {
+            Ok(mut attached) => {
+                attached.results = read_results(results, &mut attached.program, &btf, &mut steps);
                 steps.extend(offsets.missing);
                 return Ok((attached, steps));
             }
@@ -126,6 +133,7 @@ fn attach_on(
     rung: Rung,
     offsets: &Offsets,
     btf: &aya::Btf,
+    results: bool,
     all_capabilities: bool,
 ) -> Result<Attached, Degradation> {
     let refused = |problem: String| Degradation::Refused { rung, problem };
@@ -138,12 +146,16 @@ fn attach_on(
     for (name, value) in &numbers {
         loader.override_global(name, value, true);
     }
-    let all = u32::from(all_capabilities);
+    let (wanted, all) = (u32::from(results), u32::from(all_capabilities));
+    loader.override_global(RESULTS_WANTED, &wanted, true);
     loader.override_global(ALL_CAPABILITIES, &all, true);
     if !all_capabilities {
         // Its memory is taken in advance.
         loader.map_max_entries(USAGE_MAP, 1).map_max_entries(WATCHED_MAP, 1);
     }
+    let reported = Syscall::ALL.into_iter().filter(|s| s.result_program().is_some()).map(number);
+    let lowest = reported.min().unwrap_or(MISSING);
+    loader.override_global(RESULTS_FROM, &lowest, true);
     let mut ebpf = loader.load(OBJECT).map_err(|e| refused(chain(&e)))?;
     hang_on(rung, &mut ebpf, btf).map_err(|e| refused(chain(&e)))?;
     let mut take =
@@ -154,7 +166,7 @@ fn attach_on(
     let usage = PerCpuHashMap::try_from(take(USAGE_MAP)?).map_err(|e| refused(chain(&e)))?;
     let watched = HashMap::try_from(take(WATCHED_MAP)?).map_err(|e| refused(chain(&e)))?;
     let usage = all_capabilities.then_some(UsageMaps { usage, watched });
-    Ok(Attached { rung, ring, counters: CounterMap(counters), flows, usage, program: ebpf })
+    Ok(Attached { rung, results: None, ring, counters: CounterMap(counters), flows, usage, program: ebpf })
 }
 
 /// Loads and attaches the programs of a rung, and no other.
@@ -180,6 +192,64 @@ fn hang_on(rung: Rung, ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(), ProgramErr
             Ok(())
         }
     }
+}
+
+/// What the kernel calls the function of a syscall, before the syscall's name.
+#[cfg(target_arch = "x86_64")]
+const SYSCALL_PREFIX: &str = "__x64_sys_";
+#[cfg(target_arch = "aarch64")]
+const SYSCALL_PREFIX: &str = "__arm64_sys_";
+
+/// Attaches what reads the results of syscalls, as far as it is wanted and works.
+fn read_results(
+    wanted: SyscallResults,
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    steps: &mut Vec<Degradation>,
+) -> Option<ResultsThrough> {
+    if wanted == SyscallResults::Off {
+        return None;
+    }
+    let mut refused = |through, error: &ProgramError| {
+        steps.push(Degradation::ResultsRefused { through, problem: chain(error) });
+    };
+    match trampolines(ebpf, btf) {
+        Ok(()) => return Some(ResultsThrough::Fexit),
+        Err(error) => refused(ResultsThrough::Fexit, &error),
+    }
+    if wanted == SyscallResults::Auto {
+        return None;
+    }
+    let attached = program(ebpf, SYS_EXIT_PROGRAM).and_then(|program: &mut BtfTracePoint| {
+        program.load(SYS_EXIT, btf)?;
+        program.attach().map(drop)
+    });
+    match attached {
+        Ok(()) => Some(ResultsThrough::SysExit),
+        Err(error) => {
+            refused(ResultsThrough::SysExit, &error);
+            None
+        }
+    }
+}
+
+/// All of them, or none: a check that waits for a result waits for one that can come.
+fn trampolines(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(), ProgramError> {
+    let names = Syscall::ALL.into_iter().filter_map(|s| Some((s, s.result_program()?)));
+    let attached = names.clone().try_for_each(|(syscall, name)| {
+        let program: &mut FExit = program(ebpf, name)?;
+        program.load(&format!("{SYSCALL_PREFIX}{}", syscall.name()), btf)?;
+        program.attach().map(drop)
+    });
+    if attached.is_err() {
+        for (_, name) in names {
+            if let Ok(program) = program::<&mut FExit>(ebpf, name) {
+                // One that was not loaded has nothing to be taken back.
+                let _ = program.unload();
+            }
+        }
+    }
+    attached
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<P, ProgramError>

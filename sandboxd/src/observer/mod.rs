@@ -10,10 +10,11 @@
 //!  kernel ─▶ ring buffer ─▶ reader thread ─▶ attribution ─▶ reason ─▶ history, subscribers
 //! ```
 //!
-//! The stream knows checks, not results: the tracepoint fires inside a syscall, before it has one. A denied
-//! check is near certain to be what made its syscall fail (those known not to are called incidental), but a
-//! refusal without a denied check (too revealing, another security module) is not in the stream. Whoever
-//! saw the EPERM asks [`Observer::explain_failure`], which then looks at the mount table.
+//! A check is made inside a syscall, before that has a result. Where results are read too (trampolines, or on
+//! request), a check waits for its syscall's result and carries it, and a mount that was refused without a denied
+//! check (too revealing) is recorded when it happens. Elsewhere a denied check is near certain to be what made
+//! its syscall fail (those known not to are called incidental), and whoever saw an EPERM without one asks
+//! [`Observer::explain_failure`], which then looks at the mount table.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +42,7 @@ pub mod ownership;
 #[cfg(feature = "observer")]
 mod reader;
 pub mod reason;
+mod results;
 #[cfg(feature = "observer")]
 mod sampling;
 #[cfg(feature = "observer")]
@@ -58,7 +60,7 @@ pub use explain::Explanation;
 pub use follow::follow_containers;
 pub use history::{Bounds, CheckFilter};
 pub use reason::Reason;
-pub use status::{Degradation, Rung, State, Status};
+pub use status::{Degradation, ResultsThrough, Rung, State, Status, SyscallResults};
 pub use tally::{AllCapabilities, CapabilityCount, CapabilityCounts, PodCounts};
 
 use crate::container::model::ContainerId;
@@ -77,6 +79,7 @@ pub struct ObserverSettings {
     pub rungs: Vec<Rung>,
     /// Count all checks of the containers, not only those in syscalls of mounting and of namespaces.
     pub all_capabilities: bool,
+    pub results: SyscallResults,
 }
 
 impl Default for ObserverSettings {
@@ -86,6 +89,7 @@ impl Default for ObserverSettings {
             history: Bounds::default(),
             rungs: Rung::LADDER.to_vec(),
             all_capabilities: false,
+            results: SyscallResults::Auto,
         }
     }
 }
@@ -105,6 +109,7 @@ pub struct Observer {
 #[derive(Debug)]
 struct Shared {
     state: State,
+    results: Option<ResultsThrough>,
     degradations: Mutex<Vec<Degradation>>,
     attribution: Arc<Attribution>,
     history: Mutex<History>,
@@ -126,9 +131,10 @@ impl Observer {
     /// [`Observer::status`] says what is not seen and why.
     #[must_use]
     pub fn start(settings: &ObserverSettings, attribution: Arc<Attribution>) -> Self {
-        let shared = move |state, degradations| {
+        let shared = move |state, results, degradations| {
             Arc::new(Shared {
                 state,
+                results,
                 degradations: Mutex::new(degradations),
                 attribution,
                 history: Mutex::new(History::new(settings.history)),
@@ -143,15 +149,15 @@ impl Observer {
             })
         };
         if !settings.enabled {
-            return Self::blind(shared(State::Disabled, Vec::new()));
+            return Self::blind(shared(State::Disabled, None, Vec::new()));
         }
         #[cfg(not(feature = "observer"))]
-        return Self::blind(shared(State::NotBuiltIn, Vec::new()));
+        return Self::blind(shared(State::NotBuiltIn, None, Vec::new()));
         #[cfg(feature = "observer")]
-        match loader::attach(&settings.rungs, settings.all_capabilities) {
-            Err(steps) => Self::blind(shared(State::Unavailable, steps)),
+        match loader::attach(&settings.rungs, settings.results, settings.all_capabilities) {
+            Err(steps) => Self::blind(shared(State::Unavailable, None, steps)),
             Ok((attached, steps)) => {
-                let shared = shared(State::Running(attached.rung), steps);
+                let shared = shared(State::Running(attached.rung), attached.results, steps);
                 match reader::Reader::start(attached, shared.clone()) {
                     Ok(reader) => Self { shared, reader: Some(Arc::new(reader)) },
                     Err(error) => {
@@ -188,7 +194,8 @@ impl Observer {
         };
         Status {
             state,
-            message: Status::sentence(state, &degradations),
+            results: self.shared.results,
+            message: Status::sentence(state, self.shared.results, &degradations),
             kernel,
             seen,
             sampled_out: sampled_out + kernel.held(),
@@ -332,22 +339,14 @@ impl Observer {
     /// still there to be looked at.
     #[must_use]
     pub fn explain_eperm(&self, pid: i32, since_ns: i64) -> Option<(Arc<Check>, Explanation)> {
-        let passed = self.last(pid, since_ns, |check| {
-            check.verdict == Verdict::Allowed
-                && matches!(check.new_fs_type(), Some("sysfs" | "proc"))
-                && check.mnt.owner.is_some_and(|owner| owner != check::INIT)
-        })?;
-        let fs_type: Box<str> = passed.new_fs_type()?.into();
-        let mut covering = covering_mounts(passed.pid, &fs_type);
-        if covering == Covering::Gone
-            && let Some(parent) = passed.ppid
-        {
-            covering = covering_mounts(parent, &fs_type);
-        }
-        let mut refused = Check::clone(&vouched(&passed));
-        refused.verdict = Verdict::Refused;
-        refused.reason = Some(Reason::TooRevealing { fs_type, covering });
-        let check = self.shared.record(move |seq| Some(Check { seq, ..refused }))?;
+        // Where results are read it is in the stream already.
+        let check = match self.last(pid, since_ns, |check| check.verdict == Verdict::Refused) {
+            Some(known) => vouched(&known),
+            None => {
+                let passed = self.last(pid, since_ns, results::passed_for_a_new_mount)?;
+                self.shared.refuse(&vouched(&passed), true)?
+            }
+        };
         let told = explain::explain(&check, &self.shared.attribution);
         Some((check, told))
     }
@@ -356,7 +355,8 @@ impl Observer {
         let history = lock(&self.shared.history);
         let check = history
             .newest_first()
-            .take_while(|check| check.time_ns >= since_ns)
+            // Checks that wait for a result overtake each other.
+            .filter(|check| check.time_ns >= since_ns)
             .find(|check| check.is_of(pid) && wanted(check))
             .cloned();
         drop(history);
@@ -404,8 +404,23 @@ impl Shared {
         Some(check)
     }
 
+    /// Records that a mount which passed all of its checks was refused as too revealing.
+    fn refuse(&self, passed: &Check, is_pods: bool) -> Option<Arc<Check>> {
+        let fs_type: Box<str> = passed.new_fs_type()?.into();
+        let mut covering = covering_mounts(passed.pid, &fs_type);
+        if covering == Covering::Gone
+            && let Some(parent) = passed.ppid
+        {
+            covering = covering_mounts(parent, &fs_type);
+        }
+        let mut refused = passed.clone();
+        refused.verdict = Verdict::Refused;
+        refused.reason = Some(Reason::TooRevealing { fs_type, covering }.for_pod(is_pods));
+        self.record(move |seq| Some(Check { seq, ..refused }))
+    }
+
     fn count(&self, told: &Told, n: u64, last_ns: i64, kept: Kept) {
-        lock(&self.tally).add(told, n, last_ns, kept, &self.attribution);
+        lock(&self.tally).add(told, n, last_ns, kept);
         let of_verdict = match told.verdict {
             Verdict::Allowed => &self.allowed,
             Verdict::Denied => &self.denied,

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-use sandboxd_ebpf::{CheckRecord, valid};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use sandboxd_ebpf::{CheckRecord, Syscall, valid};
 
 use super::attribution::{Caller, Known};
 use super::check::Check;
-use super::held::Held;
+use super::held::HeldBack;
 use super::opened::OpenedTypes;
 use super::reason::Reason;
-use super::sampling::{Sampler, Verdict};
+use super::results::{self, Held};
+use super::sampling::{self, Sampler};
 use super::tally::{Kept, Told};
 use super::{Shared, lock};
 use crate::pod::model::{NsInode, PodId};
@@ -28,19 +29,30 @@ pub(super) struct Sieve {
     pub shared: Arc<Shared>,
     opened: OpenedTypes,
     sampler: Sampler,
-    held: Option<Held>,
-    /// When the kernel's buckets were read, and whether they had anything new.
-    swept: Option<(Instant, bool)>,
+    back: Option<HeldBack>,
+    /// Checks that wait for their syscall's result, where results are read.
+    waiting: Option<Held>,
+    /// When the kernel's buckets were read, and whether they may have something new.
+    swept: Option<Instant>,
+    unswept: bool,
     /// Pods of which checks were only counted and nobody was told.
     untold: Vec<PodId>,
     told_at: Option<Instant>,
 }
 
 impl Sieve {
-    pub fn new(shared: Arc<Shared>, held: impl Into<Option<Held>>) -> Self {
-        let (opened, sampler) = (OpenedTypes::default(), Sampler::default());
-        let held = held.into();
-        Self { shared, opened, sampler, held, swept: None, untold: Vec::new(), told_at: None }
+    pub fn new(shared: Arc<Shared>, back: impl Into<Option<HeldBack>>, results: bool) -> Self {
+        Self {
+            shared,
+            opened: OpenedTypes::default(),
+            sampler: Sampler::default(),
+            back: back.into(),
+            waiting: results.then(Held::default),
+            swept: None,
+            unswept: false,
+            untold: Vec::new(),
+            told_at: None,
+        }
     }
 
     /// Takes the records that `next` gives, at most a batch; `Some(None)` is one of another version of the object.
@@ -55,21 +67,73 @@ impl Sieve {
                 more = false;
                 break;
             };
-            match record.map(|record| self.one(record, &known, boot_to_epoch_ns)) {
-                Some(Verdict::Count) => sampled_out += 1,
-                Some(Verdict::Keep) | None => seen += 1,
+            match record.map(|record| (record, record.result())) {
+                Some((record, Some(errno))) => seen += self.result(&record, errno),
+                Some((record, None)) => match self.one(record, &known, boot_to_epoch_ns) {
+                    Verdict::Keep(kept) => seen += kept,
+                    Verdict::Count => sampled_out += 1,
+                },
+                None => seen += 1,
             }
         }
         drop(known);
-        if seen + sampled_out > 0 {
-            self.count(boot_to_epoch_ns);
-            self.sweep();
-            // Last: whoever sees the counts finds the checks.
-            shared.sampled_out.fetch_add(sampled_out, Ordering::Release);
-            shared.seen.fetch_add(seen, Ordering::Release);
-            shared.batches.send_replace(());
-        }
+        self.unswept |= self.back.is_some() && seen + sampled_out > 0;
+        self.count(boot_to_epoch_ns);
+        // Last: whoever sees the counts finds the checks.
+        shared.sampled_out.fetch_add(sampled_out, Ordering::Release);
+        self.in_time();
+        self.told(seen, sampled_out);
         more
+    }
+
+    fn told(&self, seen: u64, sampled_out: u64) {
+        if seen + sampled_out > 0 {
+            self.shared.seen.fetch_add(seen, Ordering::Release);
+            self.shared.batches.send_replace(());
+        }
+    }
+
+    /// What is done when its time has come, whether checks follow or not.
+    pub fn in_time(&mut self) {
+        let late = self.waiting.as_mut().map(|waiting| waiting.overdue(Instant::now())).unwrap_or_default();
+        self.keep_all(late);
+        self.sweep();
+    }
+
+    /// No more comes.
+    pub fn finish(&mut self) {
+        let rest = self.waiting.as_mut().map(Held::all).unwrap_or_default();
+        self.keep_all(rest);
+    }
+
+    fn keep_all(&self, checks: Vec<Check>) {
+        let count = checks.len() as u64;
+        checks.into_iter().for_each(|check| keep(&self.shared, check));
+        self.told(count, 0);
+    }
+
+    /// How long nothing needs to be done if nothing comes; `None`: for ever.
+    pub fn patience(&self) -> Option<Timespec> {
+        let until = |limit: Duration| Timespec::try_from(limit).ok();
+        if self.waiting.as_ref().is_some_and(|waiting| !waiting.is_empty()) {
+            return until(Held::LONGEST);
+        }
+        if self.unswept || !self.untold.is_empty() { until(TELL_EVERY) } else { None }
+    }
+
+    /// A syscall has returned: its checks are complete. How many that were.
+    fn result(&mut self, record: &CheckRecord, errno: i32) -> u64 {
+        let (Some(waiting), Some(syscall)) = (&mut self.waiting, Syscall::from_raw(record.syscall)) else {
+            return 0;
+        };
+        let released = waiting.returned(record.tid.cast_signed(), syscall, errno);
+        let passed = results::refused(&released).cloned();
+        let count = released.len() as u64;
+        released.into_iter().for_each(|check| keep(&self.shared, check));
+        if let Some(passed) = passed {
+            self.shared.refuse(&passed, passed.pod.is_some());
+        }
+        count
     }
 
     fn one(&mut self, mut record: CheckRecord, known: &Known<'_>, boot_to_epoch_ns: i64) -> Verdict {
@@ -84,15 +148,27 @@ impl Sieve {
         };
         let shared = &self.shared;
         let tell = || make(0).map(|check| Told::of(&check));
-        if let Some(held) = &mut self.held {
-            held.learn(&record, tell);
+        if let Some(back) = &mut self.back {
+            back.learn(&record, tell);
         }
         let beyond = |told: Told, _| shared.count(&told, 1, caller.time_ns, Kept::SampledOut);
-        let verdict = self.sampler.admit(&record, place, tell, beyond);
-        if verdict == Verdict::Keep {
-            shared.record(make);
+        match self.sampler.admit(&record, place, tell, beyond) {
+            sampling::Verdict::Count => return Verdict::Count,
+            sampling::Verdict::Keep => {}
         }
-        verdict
+        let Some(check) = make(0) else { return Verdict::Keep(1) };
+        match &mut self.waiting {
+            Some(waiting) if results::is_reported(check.syscall) => {
+                let pushed_out = waiting.hold(check, Instant::now());
+                let kept = u64::from(pushed_out.is_some());
+                pushed_out.into_iter().for_each(|check| keep(shared, check));
+                Verdict::Keep(kept)
+            }
+            _ => {
+                keep(shared, check);
+                Verdict::Keep(1)
+            }
+        }
     }
 
     /// Counts what was not kept.
@@ -105,31 +181,39 @@ impl Sieve {
         });
     }
 
-    /// Whether there is something to do in a second, also where no check follows.
-    pub fn is_busy(&self) -> bool {
-        !self.untold.is_empty() || self.swept.is_some_and(|(_, new)| new)
-    }
-
     /// At most once a second: counts what the kernel held back, and says of which pods checks were only counted.
-    pub fn sweep(&mut self) {
-        let Self { shared, held, swept, untold, .. } = self;
-        if let Some(held) = held
-            && swept.is_none_or(|(at, _)| at.elapsed() >= TELL_EVERY)
-        {
-            let before = held.taken();
+    fn sweep(&mut self) {
+        let Self { shared, back, swept, unswept, untold, .. } = self;
+        let due = *unswept && swept.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if let Some(back) = back.as_mut().filter(|_| due) {
+            let before = back.taken();
             let now_boot_ns = u64::try_from(now(ClockId::Boottime)).unwrap_or(0);
             let now_ns = now(ClockId::Realtime);
-            held.sweep(now_boot_ns, |told, n| {
-                lock(&shared.tally).add(told, n, now_ns, Kept::SampledOut, &shared.attribution);
+            back.sweep(now_boot_ns, |told, n| {
+                // The verdicts' sums have it from the kernel's own counters.
+                lock(&shared.tally).add(told, n, now_ns, Kept::SampledOut);
                 note(untold, told);
             });
-            *swept = Some((Instant::now(), held.taken() > before));
+            // Whoever still floods does so after this, too.
+            (*swept, *unswept) = (Some(Instant::now()), back.taken() > before);
         }
         if !self.untold.is_empty() && self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
             self.told_at = Some(Instant::now());
             self.shared.sampled.send_replace(Arc::new(std::mem::take(&mut self.untold)));
         }
     }
+}
+
+/// What became of a record.
+enum Verdict {
+    /// So many checks were kept: itself, or one that waited and made room for it.
+    Keep(u64),
+    Count,
+}
+
+/// Keeps a check that nothing more is to be said about.
+fn keep(shared: &Shared, check: Check) {
+    shared.record(|seq| Some(Check { seq, ..check }));
 }
 
 fn note(untold: &mut Vec<PodId>, told: &Told) {
@@ -158,3 +242,6 @@ fn now(clock: ClockId) -> i64 {
     let time = clock_gettime(clock);
     time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
 }
+
+#[cfg(test)]
+mod tests;

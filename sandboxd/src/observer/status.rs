@@ -29,6 +29,37 @@ impl Rung {
     }
 }
 
+/// Whether the results of the syscalls are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyscallResults {
+    Off,
+    /// Where trampolines at the end of the functions of those syscalls can be used.
+    #[default]
+    Auto,
+    /// Else at the end of every syscall of the machine.
+    On,
+}
+
+/// A way to read the results of syscalls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResultsThrough {
+    /// Trampolines at the end of the functions of those syscalls.
+    Fexit,
+    /// The tracepoint at the end of every syscall.
+    SysExit,
+}
+
+impl ResultsThrough {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fexit => "fexit",
+            Self::SysExit => "sys_exit",
+        }
+    }
+}
+
 /// A named step down from seeing everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Degradation {
@@ -36,6 +67,8 @@ pub enum Degradation {
     NoBtf { problem: String },
     /// A rung did not load or attach.
     Refused { rung: Rung, problem: String },
+    /// The results of syscalls cannot be read in this way.
+    ResultsRefused { through: ResultsThrough, problem: String },
     /// A kernel structure lacks a member: the fields that need it stay unknown.
     MemberMissing { structure: &'static str, member: &'static str },
     /// The thread that reads the ring buffer could not be started, or ended.
@@ -49,6 +82,7 @@ impl Degradation {
         match self {
             Self::NoBtf { .. } => "observer.no_btf".to_string(),
             Self::Refused { rung, .. } => format!("observer.no_{}", rung.name()),
+            Self::ResultsRefused { through, .. } => format!("observer.no_results.{}", through.name()),
             Self::MemberMissing { structure, member } => format!("observer.no_member.{structure}.{member}"),
             Self::ReaderGone { .. } => "observer.no_reader".to_string(),
         }
@@ -65,6 +99,13 @@ impl Degradation {
             Self::Refused { rung, problem } => {
                 format!("the {} program on cap_capable cannot be used ({problem})", rung.name())
             }
+            Self::ResultsRefused { through: ResultsThrough::Fexit, problem } => format!(
+                "the results of system calls cannot be read through trampolines ({problem}): only \
+                 observer.syscall_results = \"on\" shows them, which makes every system call slower"
+            ),
+            Self::ResultsRefused { through: ResultsThrough::SysExit, problem } => format!(
+                "the results of system calls cannot be read through the tracepoint sys_exit ({problem})"
+            ),
             Self::MemberMissing { structure, member } => format!(
                 "this kernel's struct {structure} has no member {member}: what is read through it is not \
                  known"
@@ -90,6 +131,8 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     pub state: State,
+    /// How the results of syscalls are read, where they are.
+    pub results: Option<ResultsThrough>,
     /// One sentence for an operator.
     pub message: String,
     /// What the program counted in the kernel: `produced == seen + sampled_out + lost` once the ring is drained.
@@ -109,9 +152,19 @@ pub struct Status {
 
 impl Status {
     /// The observer's sentence for a state.
-    pub(super) fn sentence(state: State, degradations: &[Degradation]) -> String {
+    pub(super) fn sentence(
+        state: State,
+        results: Option<ResultsThrough>,
+        degradations: &[Degradation],
+    ) -> String {
         match state {
-            State::Running(rung) => format!("capability checks are recorded through {}", rung.name()),
+            State::Running(rung) => {
+                let checks = format!("capability checks are recorded through {}", rung.name());
+                match results {
+                    Some(through) => format!("{checks}, results of system calls through {}", through.name()),
+                    None => checks,
+                }
+            }
             State::NotBuiltIn => "this sandboxd was built without the eBPF object, so no capability check \
                                   is seen: build it with `cargo xtask build-ebpf` and the feature `observer`"
                 .to_string(),

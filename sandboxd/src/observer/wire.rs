@@ -42,7 +42,7 @@ impl From<&Check> for console::Check {
             container: pod.map(|p| p.container.to_string()).unwrap_or_default(),
             reason: check.reason.as_ref().map(|r| r.code().to_string()).unwrap_or_default(),
             summary: reason::summary(check),
-            result: None,
+            result: check.result,
         }
     }
 }

@@ -46,6 +46,36 @@ pub struct Kernel {
     pub version: String,
 }
 
+impl Kernel {
+    /// The files of these modules and of all they need, in the order of loading. What is built in has none.
+    pub fn with_dependencies(&self, modules: &[&str]) -> Result<Vec<PathBuf>> {
+        let root = self.modules.ancestors().nth(3).context("modules without a root")?;
+        let mut files = Vec::new();
+        for module in modules {
+            let mut modprobe = Command::new("/sbin/modprobe");
+            modprobe.arg("-d").arg(root).args(["-S", &self.version, "--show-depends", module]);
+            let shown = run::output(&mut modprobe).with_context(|| format!("no module {module}"))?;
+            for file in shown.lines().filter_map(|line| line.strip_prefix("insmod ")) {
+                let file = PathBuf::from(file.split_whitespace().next().unwrap_or_default());
+                if !files.contains(&file) {
+                    files.push(file);
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// A module as insmod takes it: unpacked.
+    pub fn module(&self, file: &Path) -> Result<Vec<u8>> {
+        if file.extension().is_some_and(|e| e == "xz") {
+            let out = Command::new("xz").arg("-dc").arg(file).output().context("running xz")?;
+            anyhow::ensure!(out.status.success(), "xz cannot unpack {}", file.display());
+            return Ok(out.stdout);
+        }
+        fs::read(file).with_context(|| format!("reading {}", file.display()))
+    }
+}
+
 /// Fetches the kernel, unless it is there. The machine's apt sources stay as they are: lists and packages
 /// go into a directory of our own.
 pub fn fetch(choice: Choice) -> Result<Kernel> {

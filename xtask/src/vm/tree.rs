@@ -1,5 +1,5 @@
-//! An initramfs: the tree in memory, written as a cpio archive in the "newc" format
-//! (Documentation/driver-api/early-userspace/buffer-format.rst).
+//! A tree of files in memory, written as an initramfs (a cpio archive in the "newc" format,
+//! Documentation/driver-api/early-userspace/buffer-format.rst) or as a disk with ext4.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,13 +17,13 @@ const LINK: u32 = 0o120_000;
 
 /// A tree of files, by path without the leading slash.
 #[derive(Debug, Default)]
-pub struct Initramfs {
+pub struct Tree {
     entries: BTreeMap<String, (u32, Vec<u8>)>,
     /// Programs whose libraries are in already.
     linked: BTreeSet<PathBuf>,
 }
 
-impl Initramfs {
+impl Tree {
     /// A directory, with those above it.
     pub fn directory(&mut self, path: &str) {
         let path = path.trim_matches('/');
@@ -99,8 +99,35 @@ impl Initramfs {
         self.program(&path, &path.to_string_lossy())
     }
 
-    /// Writes the archive.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    /// Writes an ext4 file system with room for `size` ("1G"), by way of a directory beside it.
+    pub fn write_disk(&self, path: &Path, size: &str) -> Result<()> {
+        let dir = path.with_extension("tree");
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        fs::create_dir_all(&dir)?;
+        for (name, (mode, data)) in &self.entries {
+            let to = dir.join(name);
+            match mode & 0o170_000 {
+                DIRECTORY => fs::create_dir_all(&to)?,
+                LINK => std::os::unix::fs::symlink(String::from_utf8_lossy(data).as_ref(), &to)?,
+                _ => {
+                    fs::write(&to, data)?;
+                    fs::set_permissions(&to, fs::Permissions::from_mode(mode & 0o7777))?;
+                }
+            }
+        }
+        if path.exists() {
+            fs::remove_file(path)?;
+        }
+        let mut mke2fs = Command::new(run::on_path("mke2fs").context("mke2fs is not on the PATH")?);
+        mke2fs.args(["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(&dir).arg(path).arg(size);
+        run::run(&mut mke2fs)?;
+        fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))
+    }
+
+    /// Writes the cpio archive.
+    pub fn write_cpio(&self, path: &Path) -> Result<()> {
         let mut out = Vec::new();
         for (inode, (name, (mode, data))) in self.entries.iter().enumerate() {
             append(&mut out, inode + 1, name, *mode, data)?;
@@ -136,10 +163,10 @@ mod tests {
 
     #[test]
     fn headers_names_and_data_are_aligned_to_four() {
-        let mut tree = Initramfs::default();
+        let mut tree = Tree::default();
         tree.file("/a/b", 0o644, b"hello".to_vec());
         let path = std::env::temp_dir().join(format!("xtask-cpio-{}", std::process::id()));
-        tree.write(&path).unwrap();
+        tree.write_cpio(&path).unwrap();
         let bytes = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
         assert!(bytes.len().is_multiple_of(4));

@@ -1,0 +1,214 @@
+//! What a machine boots from: an initramfs that finds the disk, and the disk with everything else. A disk and not the
+//! initramfs alone, because nobody can pivot_root out of that, and because no tmpfs before Linux 6.3 takes
+//! idmapped mounts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::kernel::Kernel;
+use super::tree::Tree;
+use crate::run;
+
+/// What is to be run there.
+#[derive(Debug, Default)]
+pub struct Programs {
+    /// The observer's live tests.
+    pub observer: Option<PathBuf>,
+    /// The directory of the daemon, the shim and the console.
+    pub dir: Option<PathBuf>,
+    /// The end-to-end tests.
+    pub e2e: Option<PathBuf>,
+}
+
+/// What a machine boots from.
+#[derive(Debug)]
+pub struct Guest {
+    pub initramfs: PathBuf,
+    pub disk: PathBuf,
+}
+
+/// Modules that find the disk.
+const DISK_MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
+/// Modules that the flow and the plugins need, in this order.
+const MODULES: [&str; 13] = [
+    "overlay",
+    "fuse",
+    "bridge",
+    "veth",
+    "br_netfilter",
+    "nf_tables",
+    "nft_compat",
+    "nft_chain_nat",
+    "xt_MASQUERADE",
+    "xt_comment",
+    "xt_conntrack",
+    "xt_mark",
+    "xt_nat",
+];
+/// Tools that the tests and the plugins run.
+const TOOLS: [&str; 9] =
+    ["unshare", "nsenter", "ip", "iptables", "ip6tables", "mount", "umount", "modprobe", "setpriv"];
+const APPLETS: [&str; 34] = [
+    "cat",
+    "ls",
+    "mkdir",
+    "echo",
+    "sleep",
+    "true",
+    "false",
+    "readlink",
+    "touch",
+    "grep",
+    "id",
+    "rm",
+    "kill",
+    "stat",
+    "uname",
+    "head",
+    "tail",
+    "ps",
+    "env",
+    "poweroff",
+    "test",
+    "dd",
+    "seq",
+    "ln",
+    "chmod",
+    "cut",
+    "tr",
+    "sed",
+    "wc",
+    "cp",
+    "mv",
+    "df",
+    "switch_root",
+    "dmesg",
+];
+const PLUGINS: [&str; 5] = ["bridge", "host-local", "loopback", "portmap", "firewall"];
+/// The end-to-end tests that run there: the order, the wrong order, what is seen of both, limits and figures,
+/// containers, restarts.
+const E2E: [&str; 7] =
+    ["ownership::", "network_first::", "lifecycle::", "observer::", "stats::", "containers::", "restart::"];
+const DISK_SIZE: &str = "1500M";
+
+/// Puts it together.
+pub fn assemble(kernel: &Kernel, programs: &Programs, flow: bool, e2e: &[String]) -> Result<Guest> {
+    let at = |name: &str| run::target().join("vm").join(format!("{}-{name}", kernel.version));
+    let guest = Guest { initramfs: at("initramfs.cpio"), disk: at("disk.img") };
+    initramfs(kernel)?.write_cpio(&guest.initramfs)?;
+    disk(kernel, programs, flow, e2e)?.write_disk(&guest.disk, DISK_SIZE)?;
+    Ok(guest)
+}
+
+fn initramfs(kernel: &Kernel) -> Result<Tree> {
+    let mut tree = Tree::default();
+    for dir in ["proc", "dev", "root"] {
+        tree.directory(dir);
+    }
+    tree.copy(Path::new("/bin/busybox"), "/bin/busybox")?;
+    for applet in ["sh", "mount", "insmod", "switch_root", "sleep"] {
+        tree.link(&format!("/bin/{applet}"), "busybox");
+    }
+    let mut script = "#!/bin/sh\nmount -t devtmpfs dev /dev\n".to_owned();
+    for (number, module) in kernel.with_dependencies(&DISK_MODULES)?.iter().enumerate() {
+        let to = format!("/modules/{number}.ko");
+        tree.file(&to, 0o644, kernel.module(module)?);
+        script.push_str(&format!("insmod {to}\n"));
+    }
+    script.push_str("until mount -t ext4 /dev/vda /root; do sleep 1; done\nexec switch_root /root /init\n");
+    tree.file("/init", 0o755, script.into_bytes());
+    Ok(tree)
+}
+
+fn disk(kernel: &Kernel, programs: &Programs, flow: bool, e2e: &[String]) -> Result<Tree> {
+    let mut tree = Tree::default();
+    for dir in ["proc", "sys", "dev", "run", "tmp", "var/lib", "etc", "root", "usr/bin"] {
+        tree.directory(dir);
+    }
+    tree.link("/var/run", "/run");
+    tree.copy(Path::new("/bin/busybox"), "/bin/busybox")?;
+    // Not busybox's own: it takes its applets for the tools of the same name.
+    tree.program(Path::new("/bin/dash"), "/bin/sh")?;
+    for applet in APPLETS {
+        tree.link(&format!("/bin/{applet}"), "busybox");
+    }
+    let passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n";
+    tree.file("/etc/passwd", 0o644, passwd.into());
+    tree.file("/etc/group", 0o644, b"root:x:0:\n".to_vec());
+    tree.file("/etc/resolv.conf", 0o644, b"nameserver 127.0.0.1\n".to_vec());
+    tree.file("/etc/hostname", 0o644, b"guest\n".to_vec());
+    tree.file("/etc/hosts", 0o644, b"127.0.0.1 localhost\n".to_vec());
+    for tool in TOOLS {
+        tree.tool(tool)?;
+    }
+    let wanted = ["fs/overlayfs", "fs/fuse", "net/", "drivers/net/veth", "lib/", "crypto/", "modules."];
+    let keep = |path: &Path| wanted.iter().any(|part| path.to_string_lossy().contains(part));
+    tree.copy_tree(&kernel.modules, &format!("/lib/modules/{}", kernel.version), &keep)?;
+    let mut script = String::from(INIT);
+    for module in MODULES {
+        script.push_str(&format!("modprobe {module} 2>/dev/null\n"));
+    }
+    if let Some(observer) = &programs.observer {
+        tree.program(&stripped(observer)?, "/tests/observer_live")?;
+        for rung in ["fexit", "kprobe"] {
+            script.push_str(&format!(
+                "SANDBOXD_TEST_RUNG={rung} run 'observer through {rung}' /tests/observer_live --test-threads=1\n"
+            ));
+        }
+    }
+    if let (true, Some(dir), Some(program)) = (flow, &programs.dir, &programs.e2e) {
+        for name in ["sandboxd", "sandboxd-shim", "sandboxd-tui"] {
+            tree.program(&stripped(&dir.join(name))?, &format!("/tests/{name}"))?;
+        }
+        tree.program(&stripped(program)?, "/tests/e2e")?;
+        let plugins = ["/usr/lib/cni", "/opt/cni/bin"].into_iter().map(Path::new);
+        let plugins =
+            plugins.into_iter().find(|dir| dir.join("bridge").exists()).context("no CNI plugins")?;
+        for plugin in PLUGINS {
+            tree.program(&plugins.join(plugin), &format!("/usr/lib/cni/{plugin}"))?;
+        }
+        let xtables = "/usr/lib/x86_64-linux-gnu/xtables";
+        for entry in fs::read_dir(xtables).with_context(|| format!("reading {xtables}"))?.flatten() {
+            tree.program(&entry.path(), &entry.path().to_string_lossy())?;
+        }
+        let tests = if e2e.is_empty() { E2E.join(" ") } else { e2e.join(" ") };
+        script.push_str(&format!("SANDBOXD_BIN_DIR=/tests run flow /tests/e2e --test-threads=2 {tests}\n"));
+    }
+    script.push_str("poweroff -f\n");
+    tree.file("/init", 0o755, script.into_bytes());
+    Ok(tree)
+}
+
+/// What the machine does first.
+const INIT: &str = "#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_BACKTRACE=0 TMPDIR=/tmp
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs shm /dev/shm
+mount -t tmpfs run /run
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount --make-rshared /
+ip link set lo up
+run() {
+    name=$1
+    shift
+    echo \"VM-BEGIN $name\"
+    \"$@\" 2>&1
+    echo \"VM-TEST $? $name\"
+}
+";
+
+/// A copy without debug information: it is read through an emulated disk.
+fn stripped(program: &Path) -> Result<PathBuf> {
+    let name = program.file_name().unwrap_or_default();
+    let to = run::target().join("vm").join(name);
+    fs::create_dir_all(run::target().join("vm"))?;
+    run::run(Command::new("strip").arg("-g").arg("-o").arg(&to).arg(program))?;
+    Ok(to)
+}
