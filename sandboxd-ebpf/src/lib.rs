@@ -26,6 +26,8 @@ pub const SYS_EXIT_PROGRAM: &str = "results_sys_exit";
 pub const SYS_EXIT: &str = "sys_exit";
 /// The global with the lowest number of a system call whose result is reported.
 pub const RESULTS_FROM: &str = "RESULTS_FROM";
+/// The global that says that results are looked for.
+pub const RESULTS_WANTED: &str = "RESULTS_WANTED";
 
 /// Bytes of [`CheckRecord::fs_type`], the terminating NUL included. The longest name in the kernel's tree
 /// fits ("binfmt_misc", "selinuxfs", "nfsd"); a longer one is cut.

@@ -187,6 +187,9 @@ fn report<M: Memory>(check: &Check<M>) {
     let out = unsafe { &mut *entry.as_mut_ptr() };
     fill(out, check, syscall, &asked, task, caller_userns, target_userns);
     entry.submit(0);
+    if !is_fork(syscall) {
+        results::awaited();
+    }
 }
 
 /// A fork checks CAP_SYS_ADMIN against the initial user namespace once for each mapping it copies

@@ -4,18 +4,35 @@
 //! end of every syscall of the machine. A result is a record in the same ring as the checks, so that it comes
 //! after those of its syscall.
 
+use aya_ebpf::Global;
+use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_boot_ns};
-use aya_ebpf::macros::{btf_tracepoint, fexit};
+use aya_ebpf::macros::{btf_map, btf_tracepoint, fexit};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
-use sandboxd_ebpf::{CheckRecord, FlowKey, Syscall, valid};
+use sandboxd_ebpf::{CheckRecord, Syscall, valid};
 
 use crate::kernel::{self, Ptr, Regs, Typed};
-use crate::limit;
+
+/// Not 0: results are looked for.
+#[unsafe(no_mangle)]
+static RESULTS_WANTED: Global<u32> = Global::new(0);
+
+/// Threads in a syscall of which a check was reported: the results of others tell nobody anything, and those of a
+/// flood of checks that were held back would be one.
+#[btf_map]
+static AWAITED: LruHashMap<u64, u32, 1024> = LruHashMap::new();
+
+/// A check of this thread's syscall was reported.
+#[inline(always)]
+pub fn awaited() {
+    if RESULTS_WANTED.load() != 0 {
+        // A full map evicts; what is not in it stays without a result.
+        let _ = AWAITED.insert(bpf_get_current_pid_tgid(), 1, 0);
+    }
+}
 
 /// The largest errno (MAX_ERRNO of include/linux/err.h).
 const MAX_ERRNO: i64 = 4095;
-/// In place of a capability's number in the key of what is held back.
-const RESULT: u32 = 0xff;
 
 macro_rules! at_the_end_of {
     ($($program:ident: $syscall:ident,)*) => {
@@ -61,14 +78,8 @@ fn report(syscall: Syscall, returned: i64) {
     if kernel::is_kernel_thread(task) {
         return;
     }
-    // As many as the checks they belong to, and no more: a loop of calls must not take the ring's room of others.
-    let key = FlowKey {
-        netns: kernel::inum(kernel::netns(task), kernel::NET_NS.load()).unwrap_or(0),
-        mntns: kernel::inum(kernel::mntns(task), kernel::MNT_NS.load()).unwrap_or(0),
-        what: FlowKey::what(syscall as u32, RESULT, false),
-        ..FlowKey::default()
-    };
-    if !limit::admit(&key) {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    if AWAITED.remove(pid_tgid).is_err() {
         return;
     }
     // A result that finds no room is not known, as one that is not looked for.
@@ -80,7 +91,6 @@ fn report(syscall: Syscall, returned: i64) {
     }
     // SAFETY: reserve gives room for one record, which is all zeroes now: a value of each field.
     let out = unsafe { &mut *entry.as_mut_ptr() };
-    let pid_tgid = bpf_get_current_pid_tgid();
     // SAFETY: a helper without arguments.
     out.time_ns = unsafe { bpf_ktime_get_boot_ns() };
     out.pid = (pid_tgid >> 32) as u32;

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use sandboxd::container::model::ContainerId;
 use sandboxd::observer::check::INIT;
 use sandboxd::observer::{
     Attribution, Check, CheckFilter, Covering, Degradation, Explanation, Observer, ObserverSettings, PodKeys,
@@ -361,11 +362,12 @@ impl Live {
     }
 }
 
-fn no_such_type() {
-    // Passes the check (we are root) and fails on the name: nothing is made.
-    // SAFETY: a NUL-terminated string and no flags.
-    let fd = unsafe { libc::syscall(libc::SYS_fsopen, c"no-such-type".as_ptr(), 0) };
-    assert_eq!(fd, -1);
+fn no_type() {
+    // Passes the check (we are root) and fails for want of a type: nothing is made, and no module is looked for.
+    // SAFETY: NUL-terminated strings, and null where nothing is given.
+    let mounted =
+        unsafe { libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), 0, std::ptr::null()) };
+    assert_eq!(mounted, -1);
 }
 
 /// More checks than the ring holds, faster than they are read: every one is kept, counted, or counted as lost.
@@ -376,7 +378,7 @@ async fn every_check_is_kept_counted_or_lost() {
     const EACH: u64 = 40_000;
     let before = live.observer.status();
     let threads: Vec<_> =
-        (0..THREADS).map(|_| std::thread::spawn(|| (0..EACH).for_each(|_| no_such_type()))).collect();
+        (0..THREADS).map(|_| std::thread::spawn(|| (0..EACH).for_each(|_| no_type()))).collect();
     for thread in threads {
         thread.join().unwrap();
     }
@@ -538,9 +540,21 @@ fn the_cost_of_a_check() {
         );
     };
     measure("without");
-    for results in [SyscallResults::Off, SyscallResults::On] {
+    for (results, all_capabilities) in
+        [(SyscallResults::Off, false), (SyscallResults::On, false), (SyscallResults::Off, true)]
+    {
         let start = std::time::Instant::now();
-        let observer = Observer::start(&ObserverSettings { results, ..settings() }, Arc::default());
+        let wanted = ObserverSettings { results, all_capabilities, ..settings() };
+        let observer = Observer::start(&wanted, Arc::default());
+        if all_capabilities {
+            let own = std::fs::metadata("/proc/self/ns/mnt").unwrap().ino();
+            let id = ContainerId::from_string("measured".to_string());
+            measure("all capabilities, of others");
+            assert!(observer.watch_container(&id, NsInode(own)));
+            measure("all capabilities, of a watched container");
+            eprintln!("{:?}", observer.all_capabilities(&id));
+            continue;
+        }
         eprintln!("started in {:?}", start.elapsed());
         measure(&format!("with, results {results:?}"));
         eprintln!("{:?}", observer.status());

@@ -114,8 +114,8 @@ pub struct Observer {
     #[serde(with = "duration")]
     pub history_age: Duration,
     pub rungs: Vec<Rung>,
-    pub syscall_results: SyscallResults,
     pub all_capabilities: bool,
+    pub syscall_results: SyscallResults,
 }
 
 /// `[pod]`
@@ -184,8 +184,8 @@ impl Default for Observer {
             history_mib: 8,
             history_age: Duration::from_hours(24),
             rungs: Rung::LADDER.to_vec(),
-            syscall_results: SyscallResults::Auto,
             all_capabilities: false,
+            syscall_results: SyscallResults::Auto,
         }
     }
 }
@@ -200,8 +200,8 @@ impl Observer {
             enabled: self.enabled,
             history,
             rungs: self.rungs.clone(),
-            results: self.syscall_results,
             all_capabilities: self.all_capabilities,
+            results: self.syscall_results,
         }
     }
 }

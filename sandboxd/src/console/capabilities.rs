@@ -14,6 +14,7 @@ use crate::pod::model::{NsKind, Pod};
 /// Processes of a pod that are no container's, and what is not known.
 const ROLES: [&str; 3] = ["infra", "shim", ""];
 
+/// Blocks while it reads the kernel's counts.
 pub(super) fn list(
     sources: &Sources,
     request: &api::ListCapabilitiesRequest,

@@ -134,7 +134,11 @@ impl Console for Service {
         &self,
         request: Request<api::ListCapabilitiesRequest>,
     ) -> Result<Response<api::ListCapabilitiesResponse>, Status> {
-        capabilities::list(&self.sources, request.get_ref()).map(Response::new)
+        let sources = Arc::clone(&self.sources);
+        let listed = tokio::task::spawn_blocking(move || capabilities::list(&sources, request.get_ref()));
+        let listed =
+            listed.await.map_err(|e| Status::internal(format!("reading the counts did not end: {e}")))?;
+        listed.map(Response::new)
     }
 
     async fn get_usage(

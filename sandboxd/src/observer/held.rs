@@ -8,7 +8,7 @@ use sandboxd_ebpf::{CheckRecord, FLOWS_MOST, Flow, FlowKey};
 use super::tally::Told;
 
 /// Idle for so long, a bucket is removed: its place is another's.
-const IDLE_NS: u64 = 60_000_000_000;
+const IDLE_NS: u64 = 5_000_000_000;
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -35,14 +35,14 @@ struct Kind {
 
 /// Reads the kernel's buckets. A check that was held back is told as the last one of the same bucket that was
 /// reported: the same question by the same caller, perhaps about another file-system type.
-pub(super) struct Held {
+pub(super) struct HeldBack {
     flows: Flows,
     kinds: HashMap<FlowKey, Kind>,
     /// Handed over in all.
     taken: u64,
 }
 
-impl Held {
+impl HeldBack {
     pub fn new(flows: Flows) -> Self {
         Self { flows, kinds: HashMap::new(), taken: 0 }
     }
@@ -66,7 +66,7 @@ impl Held {
     /// Hands over what was held back since the last time: how it is told, how many. Removes idle buckets.
     pub fn sweep(&mut self, now_boot_ns: u64, mut take: impl FnMut(&Told, u64)) {
         let keys: Vec<_> = self.flows.keys().flatten().collect();
-        let mut there = HashSet::with_capacity(keys.len());
+        let mut removed = HashSet::new();
         for key in keys {
             let Ok(per_cpu) = self.flows.get(&key, 0) else { continue };
             let counted: u64 = per_cpu.iter().map(|PodFlow(flow)| flow.counted).sum();
@@ -81,10 +81,9 @@ impl Held {
                 self.taken += new;
             }
             if idle && self.flows.remove(&key).is_ok() {
-                continue;
+                removed.insert(key.0);
             }
-            there.insert(key.0);
         }
-        self.kinds.retain(|key, _| there.contains(key));
+        self.kinds.retain(|key, _| !removed.contains(key));
     }
 }

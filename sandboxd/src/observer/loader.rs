@@ -12,8 +12,8 @@ use aya::programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use sandboxd_ebpf::{
     ALL_CAPABILITIES, CAP_CAPABLE, COUNTERS_MAP, Counters, FEXIT_PROGRAM, FLOWS_MAP, KPROBE_PROGRAM,
-    KRETPROBE_PROGRAM, MISSING, REGS_ARGS, REGS_NR, RESULTS_FROM, RING_MAP, SYS_EXIT, SYS_EXIT_PROGRAM,
-    Syscall, TP_BTF_PROGRAM, UPID_SIZE, USAGE_MAP, WATCHED_MAP,
+    KRETPROBE_PROGRAM, MISSING, REGS_ARGS, REGS_NR, RESULTS_FROM, RESULTS_WANTED, RING_MAP, SYS_EXIT,
+    SYS_EXIT_PROGRAM, Syscall, TP_BTF_PROGRAM, UPID_SIZE, USAGE_MAP, WATCHED_MAP,
 };
 
 use super::btf::Btf;
@@ -117,7 +117,7 @@ fn climb(
     let btf = aya::Btf::from_sys_fs().map_err(|e| vec![Degradation::NoBtf { problem: chain(&e) }])?;
     let mut steps = Vec::new();
     for rung in rungs {
-        match attach_on(*rung, &offsets, &btf, all_capabilities) {
+        match attach_on(*rung, &offsets, &btf, results != SyscallResults::Off, all_capabilities) {
             Ok(mut attached) => {
                 attached.results = read_results(results, &mut attached.program, &btf, &mut steps);
                 steps.extend(offsets.missing);
@@ -133,6 +133,7 @@ fn attach_on(
     rung: Rung,
     offsets: &Offsets,
     btf: &aya::Btf,
+    results: bool,
     all_capabilities: bool,
 ) -> Result<Attached, Degradation> {
     let refused = |problem: String| Degradation::Refused { rung, problem };
@@ -145,15 +146,16 @@ fn attach_on(
     for (name, value) in &numbers {
         loader.override_global(name, value, true);
     }
-    let reported = Syscall::ALL.into_iter().filter(|s| s.result_program().is_some()).map(number);
-    let lowest = reported.min().unwrap_or(MISSING);
-    loader.override_global(RESULTS_FROM, &lowest, true);
-    let all = u32::from(all_capabilities);
+    let (wanted, all) = (u32::from(results), u32::from(all_capabilities));
+    loader.override_global(RESULTS_WANTED, &wanted, true);
     loader.override_global(ALL_CAPABILITIES, &all, true);
     if !all_capabilities {
         // Its memory is taken in advance.
         loader.map_max_entries(USAGE_MAP, 1).map_max_entries(WATCHED_MAP, 1);
     }
+    let reported = Syscall::ALL.into_iter().filter(|s| s.result_program().is_some()).map(number);
+    let lowest = reported.min().unwrap_or(MISSING);
+    loader.override_global(RESULTS_FROM, &lowest, true);
     let mut ebpf = loader.load(OBJECT).map_err(|e| refused(chain(&e)))?;
     hang_on(rung, &mut ebpf, btf).map_err(|e| refused(chain(&e)))?;
     let mut take =

@@ -78,9 +78,9 @@ pub struct ObserverSettings {
     pub history: Bounds,
     /// Ways to see the checks, tried in this order.
     pub rungs: Vec<Rung>,
-    pub results: SyscallResults,
     /// Count all checks of the containers, not only those in syscalls of mounting and of namespaces.
     pub all_capabilities: bool,
+    pub results: SyscallResults,
 }
 
 impl Default for ObserverSettings {
@@ -89,8 +89,8 @@ impl Default for ObserverSettings {
             enabled: true,
             history: Bounds::default(),
             rungs: Rung::LADDER.to_vec(),
-            results: SyscallResults::Auto,
             all_capabilities: false,
+            results: SyscallResults::Auto,
         }
     }
 }
@@ -427,7 +427,7 @@ impl Shared {
     }
 
     fn count(&self, told: &Told, n: u64, last_ns: i64, kept: Kept) {
-        lock(&self.tally).add(told, n, last_ns, kept, &self.attribution);
+        lock(&self.tally).add(told, n, last_ns, kept);
         let of_verdict = match told.verdict {
             Verdict::Allowed => &self.allowed,
             Verdict::Denied => &self.denied,

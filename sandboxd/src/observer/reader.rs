@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::Timespec;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use sandboxd_ebpf::{CheckRecord, Counters};
 
-use super::held::Held;
+use super::held::HeldBack;
 use super::loader::{Attached, CounterMap};
 use super::sieve::Sieve;
 use super::status::Degradation;
@@ -46,7 +45,8 @@ impl Reader {
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("observer".to_string()).spawn(move || {
             before_others();
-            let mut drain = Drain { ring, sieve: Sieve::new(shared, Held::new(flows), results) };
+            let mut drain =
+                Drain { ring, sieve: Sieve::new(shared, HeldBack::new(flows), results.is_some()) };
             if let Err(error) = drain.run(&stopped) {
                 drain.sieve.shared.degrade(Degradation::ReaderGone { problem: error.to_string() });
             }
@@ -96,18 +96,17 @@ impl Drain {
                 PollFd::new(&self.ring, PollFlags::IN),
                 PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
             ];
-            // What was only counted is told of in time also when nothing follows.
-            let patience = self.sieve.patience().and_then(|wait| Timespec::try_from(wait).ok());
+            let patience = self.sieve.patience();
             match poll(&mut fds, patience.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
             if !fds[1].revents().is_empty() {
                 self.batch();
-                self.sieve.release_all();
+                self.sieve.finish();
                 return Ok(());
             }
-            self.sieve.sweep();
+            self.sieve.in_time();
             std::thread::sleep(GATHER);
         }
     }

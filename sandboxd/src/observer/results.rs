@@ -10,9 +10,9 @@ use super::reason::Reason;
 
 /// Checks of syscalls that have not returned, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(VecDeque<(Instant, Check)>);
+pub(super) struct Held(VecDeque<(Instant, Check)>);
 
-impl Waiting {
+impl Held {
     /// A check is held for so long at most: a mount of a network file system takes its time, and a result may
     /// have found the ring full.
     pub const LONGEST: Duration = Duration::from_millis(500);
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_result_goes_to_the_checks_of_its_syscall() {
-        let (mut held, now) = (Waiting::default(), Instant::now());
+        let (mut held, now) = (Held::default(), Instant::now());
         for tid in [1, 2, 1] {
             assert!(held.hold(of(tid, 0), now).is_none());
         }
@@ -118,12 +118,12 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_ever_nor_in_unbounded_memory() {
-        let (mut held, begun) = (Waiting::default(), Instant::now());
-        for _ in 0..Waiting::MOST {
+        let (mut held, begun) = (Held::default(), Instant::now());
+        for _ in 0..Held::MOST {
             assert!(held.hold(of(1, 0), begun).is_none());
         }
-        assert!(held.hold(of(2, 0), begun + Waiting::LONGEST).is_some());
-        assert_eq!(held.overdue(begun + Waiting::LONGEST).len(), Waiting::MOST - 1);
+        assert!(held.hold(of(2, 0), begun + Held::LONGEST).is_some());
+        assert_eq!(held.overdue(begun + Held::LONGEST).len(), Held::MOST - 1);
         assert_eq!(held.all().len(), 1);
     }
 

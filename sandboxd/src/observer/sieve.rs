@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use sandboxd_ebpf::{CheckRecord, Syscall, valid};
 
 use super::attribution::{Caller, Known};
 use super::check::Check;
-use super::held::Held;
+use super::held::HeldBack;
 use super::opened::OpenedTypes;
 use super::reason::Reason;
-use super::results::{self, Waiting};
-use super::sampling::{Sampler, Verdict};
+use super::results::{self, Held};
+use super::sampling::{self, Sampler};
 use super::tally::{Kept, Told};
-use super::{ResultsThrough, Shared, lock};
+use super::{Shared, lock};
 use crate::pod::model::{NsInode, PodId};
 
 /// Records in one go: for so long the pods that are known stay as they are.
@@ -29,21 +29,30 @@ pub(super) struct Sieve {
     pub shared: Arc<Shared>,
     opened: OpenedTypes,
     sampler: Sampler,
-    held: Option<Held>,
-    /// Where results are read.
-    waiting: Option<Waiting>,
-    /// When the kernel's buckets were read, and whether they had anything new.
-    swept: Option<(Instant, bool)>,
+    back: Option<HeldBack>,
+    /// Checks that wait for their syscall's result, where results are read.
+    waiting: Option<Held>,
+    /// When the kernel's buckets were read, and whether they may have something new.
+    swept: Option<Instant>,
+    unswept: bool,
     /// Pods of which checks were only counted and nobody was told.
     untold: Vec<PodId>,
     told_at: Option<Instant>,
 }
 
 impl Sieve {
-    pub fn new(shared: Arc<Shared>, held: impl Into<Option<Held>>, results: Option<ResultsThrough>) -> Self {
-        let (opened, sampler) = (OpenedTypes::default(), Sampler::default());
-        let (held, waiting) = (held.into(), results.map(|_| Waiting::default()));
-        Self { shared, opened, sampler, held, waiting, swept: None, untold: Vec::new(), told_at: None }
+    pub fn new(shared: Arc<Shared>, back: impl Into<Option<HeldBack>>, results: bool) -> Self {
+        Self {
+            shared,
+            opened: OpenedTypes::default(),
+            sampler: Sampler::default(),
+            back: back.into(),
+            waiting: results.then(Held::default),
+            swept: None,
+            unswept: false,
+            untold: Vec::new(),
+            told_at: None,
+        }
     }
 
     /// Takes the records that `next` gives, at most a batch; `Some(None)` is one of another version of the object.
@@ -52,33 +61,82 @@ impl Sieve {
         let shared = self.shared.clone();
         let boot_to_epoch_ns = now(ClockId::Realtime).saturating_sub(now(ClockId::Boottime));
         let known = shared.attribution.known();
-        let (mut done, mut more, mut any) = (Done::default(), true, false);
+        let (mut seen, mut sampled_out, mut more) = (0, 0, true);
         for _ in 0..BATCH {
             let Some(record) = next() else {
                 more = false;
                 break;
             };
-            any = true;
             match record.map(|record| (record, record.result())) {
-                Some((record, Some(errno))) => self.result(&record, errno, &mut done),
-                Some((record, None)) => self.one(record, &known, boot_to_epoch_ns, &mut done),
-                None => done.seen += 1,
+                Some((record, Some(errno))) => seen += self.result(&record, errno),
+                Some((record, None)) => match self.one(record, &known, boot_to_epoch_ns) {
+                    Verdict::Keep(kept) => seen += kept,
+                    Verdict::Count => sampled_out += 1,
+                },
+                None => seen += 1,
             }
         }
         drop(known);
-        self.release_overdue(&mut done);
-        if any || done != Done::default() {
-            self.count(boot_to_epoch_ns);
-            self.sweep();
-            // Last: whoever sees the counts finds the checks.
-            shared.sampled_out.fetch_add(done.sampled_out, Ordering::Release);
-            shared.seen.fetch_add(done.seen, Ordering::Release);
-            shared.batches.send_replace(());
-        }
+        self.unswept |= self.back.is_some() && seen + sampled_out > 0;
+        self.count(boot_to_epoch_ns);
+        // Last: whoever sees the counts finds the checks.
+        shared.sampled_out.fetch_add(sampled_out, Ordering::Release);
+        self.in_time();
+        self.told(seen, sampled_out);
         more
     }
 
-    fn one(&mut self, mut record: CheckRecord, known: &Known<'_>, boot_to_epoch_ns: i64, done: &mut Done) {
+    fn told(&self, seen: u64, sampled_out: u64) {
+        if seen + sampled_out > 0 {
+            self.shared.seen.fetch_add(seen, Ordering::Release);
+            self.shared.batches.send_replace(());
+        }
+    }
+
+    /// What is done when its time has come, whether checks follow or not.
+    pub fn in_time(&mut self) {
+        let late = self.waiting.as_mut().map(|waiting| waiting.overdue(Instant::now())).unwrap_or_default();
+        self.keep_all(late);
+        self.sweep();
+    }
+
+    /// No more comes.
+    pub fn finish(&mut self) {
+        let rest = self.waiting.as_mut().map(Held::all).unwrap_or_default();
+        self.keep_all(rest);
+    }
+
+    fn keep_all(&self, checks: Vec<Check>) {
+        let count = checks.len() as u64;
+        checks.into_iter().for_each(|check| keep(&self.shared, check));
+        self.told(count, 0);
+    }
+
+    /// How long nothing needs to be done if nothing comes; `None`: for ever.
+    pub fn patience(&self) -> Option<Timespec> {
+        let until = |limit: Duration| Timespec::try_from(limit).ok();
+        if self.waiting.as_ref().is_some_and(|waiting| !waiting.is_empty()) {
+            return until(Held::LONGEST);
+        }
+        if self.unswept || !self.untold.is_empty() { until(TELL_EVERY) } else { None }
+    }
+
+    /// A syscall has returned: its checks are complete. How many that were.
+    fn result(&mut self, record: &CheckRecord, errno: i32) -> u64 {
+        let (Some(waiting), Some(syscall)) = (&mut self.waiting, Syscall::from_raw(record.syscall)) else {
+            return 0;
+        };
+        let released = waiting.returned(record.tid.cast_signed(), syscall, errno);
+        let passed = results::refused(&released).cloned();
+        let count = released.len() as u64;
+        released.into_iter().for_each(|check| keep(&self.shared, check));
+        if let Some(passed) = passed {
+            self.shared.refuse(&passed, passed.pod.is_some());
+        }
+        count
+    }
+
+    fn one(&mut self, mut record: CheckRecord, known: &Known<'_>, boot_to_epoch_ns: i64) -> Verdict {
         self.opened.follow(&mut record);
         let caller = caller(&record, boot_to_epoch_ns);
         let place = known.place(&caller);
@@ -90,55 +148,27 @@ impl Sieve {
         };
         let shared = &self.shared;
         let tell = || make(0).map(|check| Told::of(&check));
-        if let Some(held) = &mut self.held {
-            held.learn(&record, tell);
+        if let Some(back) = &mut self.back {
+            back.learn(&record, tell);
         }
         let beyond = |told: Told, _| shared.count(&told, 1, caller.time_ns, Kept::SampledOut);
-        if self.sampler.admit(&record, place, tell, beyond) == Verdict::Count {
-            done.sampled_out += 1;
-            return;
+        match self.sampler.admit(&record, place, tell, beyond) {
+            sampling::Verdict::Count => return Verdict::Count,
+            sampling::Verdict::Keep => {}
         }
-        let waits = Syscall::from_raw(record.syscall).is_some_and(results::is_reported);
-        match self.waiting.as_mut().filter(|_| waits) {
-            Some(waiting) => {
-                let pushed_out = make(0).and_then(|check| waiting.hold(check, Instant::now()));
-                if let Some(check) = pushed_out {
-                    keep(shared, check, done);
-                }
+        let Some(check) = make(0) else { return Verdict::Keep(1) };
+        match &mut self.waiting {
+            Some(waiting) if results::is_reported(check.syscall) => {
+                let pushed_out = waiting.hold(check, Instant::now());
+                let kept = u64::from(pushed_out.is_some());
+                pushed_out.into_iter().for_each(|check| keep(shared, check));
+                Verdict::Keep(kept)
             }
-            None => {
-                shared.record(make);
-                done.seen += 1;
+            _ => {
+                keep(shared, check);
+                Verdict::Keep(1)
             }
         }
-    }
-
-    /// A syscall has returned: its checks are complete.
-    fn result(&mut self, record: &CheckRecord, errno: i32, done: &mut Done) {
-        let (Some(waiting), Some(syscall)) = (&mut self.waiting, Syscall::from_raw(record.syscall)) else {
-            return;
-        };
-        let released = waiting.returned(record.tid.cast_signed(), syscall, errno);
-        let passed = results::refused(&released).cloned();
-        released.into_iter().for_each(|check| keep(&self.shared, check, done));
-        if let Some(passed) = passed {
-            self.shared.refuse(&passed, passed.pod.is_some());
-        }
-    }
-
-    /// Checks whose result does not come are kept without it.
-    fn release_overdue(&mut self, done: &mut Done) {
-        let late = self.waiting.as_mut().map(|waiting| waiting.overdue(Instant::now())).unwrap_or_default();
-        late.into_iter().for_each(|check| keep(&self.shared, check, done));
-    }
-
-    /// At the end: nothing waits any more.
-    pub fn release_all(&mut self) {
-        let mut done = Done::default();
-        let rest = self.waiting.as_mut().map(Waiting::all).unwrap_or_default();
-        rest.into_iter().for_each(|check| keep(&self.shared, check, &mut done));
-        self.shared.seen.fetch_add(done.seen, Ordering::Release);
-        self.shared.batches.send_replace(());
     }
 
     /// Counts what was not kept.
@@ -151,27 +181,21 @@ impl Sieve {
         });
     }
 
-    /// How soon there is something to do, also where no check follows.
-    pub fn patience(&self) -> Option<Duration> {
-        let waits = self.waiting.as_ref().is_some_and(|waiting| !waiting.is_empty());
-        let busy = !self.untold.is_empty() || self.swept.is_some_and(|(_, new)| new);
-        if waits { Some(Waiting::LONGEST) } else { busy.then_some(TELL_EVERY) }
-    }
-
     /// At most once a second: counts what the kernel held back, and says of which pods checks were only counted.
-    pub fn sweep(&mut self) {
-        let Self { shared, held, swept, untold, .. } = self;
-        if let Some(held) = held
-            && swept.is_none_or(|(at, _)| at.elapsed() >= TELL_EVERY)
-        {
-            let before = held.taken();
+    fn sweep(&mut self) {
+        let Self { shared, back, swept, unswept, untold, .. } = self;
+        let due = *unswept && swept.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if let Some(back) = back.as_mut().filter(|_| due) {
+            let before = back.taken();
             let now_boot_ns = u64::try_from(now(ClockId::Boottime)).unwrap_or(0);
             let now_ns = now(ClockId::Realtime);
-            held.sweep(now_boot_ns, |told, n| {
-                lock(&shared.tally).add(told, n, now_ns, Kept::SampledOut, &shared.attribution);
+            back.sweep(now_boot_ns, |told, n| {
+                // The verdicts' sums have it from the kernel's own counters.
+                lock(&shared.tally).add(told, n, now_ns, Kept::SampledOut);
                 note(untold, told);
             });
-            *swept = Some((Instant::now(), held.taken() > before));
+            // Whoever still floods does so after this, too.
+            (*swept, *unswept) = (Some(Instant::now()), back.taken() > before);
         }
         if !self.untold.is_empty() && self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
             self.told_at = Some(Instant::now());
@@ -180,17 +204,16 @@ impl Sieve {
     }
 }
 
-/// What became of the records of a batch, to be told at its end.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Done {
-    seen: u64,
-    sampled_out: u64,
+/// What became of a record.
+enum Verdict {
+    /// So many checks were kept: itself, or one that waited and made room for it.
+    Keep(u64),
+    Count,
 }
 
 /// Keeps a check that nothing more is to be said about.
-fn keep(shared: &Shared, check: Check, done: &mut Done) {
+fn keep(shared: &Shared, check: Check) {
     shared.record(|seq| Some(Check { seq, ..check }));
-    done.seen += 1;
 }
 
 fn note(untold: &mut Vec<PodId>, told: &Told) {
@@ -219,3 +242,6 @@ fn now(clock: ClockId) -> i64 {
     let time = clock_gettime(clock);
     time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
 }
+
+#[cfg(test)]
+mod tests;

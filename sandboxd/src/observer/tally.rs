@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use sandboxd_ebpf::Syscall;
 
-use super::attribution::Attribution;
 use super::check::{Check, PodRef, Verdict};
 use super::reason::Reason;
 use crate::container::model::ContainerId;
@@ -79,10 +78,11 @@ enum Who {
 #[derive(Debug, Default)]
 struct OfPod {
     counts: PodCounts,
+    last_ns: i64,
     capabilities: HashMap<Who, CapabilityCounts>,
 }
 
-/// Pods whose checks are counted; beyond it those are dropped that attribution has forgotten.
+/// Pods whose checks are counted; beyond it those that made none for longest are dropped.
 const PODS_COUNTED: usize = 4096;
 /// Containers of a pod that are told apart; a pod that has had more has restarted often.
 const CONTAINERS_COUNTED: usize = 64;
@@ -103,16 +103,20 @@ pub(super) enum Kept {
 }
 
 impl Tally {
-    pub fn add(&mut self, told: &Told, n: u64, last_ns: i64, kept: Kept, attribution: &Attribution) {
+    pub fn add(&mut self, told: &Told, n: u64, last_ns: i64, kept: Kept) {
         *self.reasons.entry((told.verdict.name(), told.reason)).or_default() += n;
         let Some(pod) = &told.pod else { return };
         if self.pods.len() >= PODS_COUNTED && !self.pods.contains_key(&pod.id) {
-            self.pods.retain(|id, _| attribution.knows(id));
+            let quietest = self.pods.iter().min_by_key(|(_, of_pod)| of_pod.last_ns);
+            if let Some(quietest) = quietest.map(|(id, _)| id.clone()) {
+                self.pods.remove(&quietest);
+            }
         }
         if !self.pods.contains_key(&pod.id) {
             self.pods.insert(pod.id.clone(), OfPod::default());
         }
         let Some(of_pod) = self.pods.get_mut(&pod.id) else { return };
+        of_pod.last_ns = of_pod.last_ns.max(last_ns);
         of_pod.count(told, n, kept);
         of_pod.capability(told, pod, n, last_ns);
     }
@@ -207,11 +211,11 @@ mod tests {
 
     #[test]
     fn what_is_sampled_out_is_in_the_totals() {
-        let (mut tally, known) = (Tally::default(), Attribution::default());
+        let mut tally = Tally::default();
         let pod = PodId::from_string("a".to_string());
-        tally.add(&told(Verdict::Denied, None), 1, 10, Kept::OneByOne, &known);
-        tally.add(&told(Verdict::Denied, None), 41, 11, Kept::SampledOut, &known);
-        tally.add(&told(Verdict::Allowed, None), 2, 12, Kept::OneByOne, &known);
+        tally.add(&told(Verdict::Denied, None), 1, 10, Kept::OneByOne);
+        tally.add(&told(Verdict::Denied, None), 41, 11, Kept::SampledOut);
+        tally.add(&told(Verdict::Allowed, None), 2, 12, Kept::OneByOne);
         assert_eq!(tally.pod(&pod), PodCounts { allowed: 2, denied: 42, sampled_out: 41 });
         let reasons = [("allowed", "", 2), ("denied", "netns-owned-by-other-userns", 42)];
         assert_eq!(tally.reasons(), reasons);
@@ -221,10 +225,10 @@ mod tests {
 
     #[test]
     fn containers_are_told_apart_and_bounded() {
-        let (mut tally, known) = (Tally::default(), Attribution::default());
+        let mut tally = Tally::default();
         let pod = PodId::from_string("a".to_string());
         for n in 0..200i64 {
-            tally.add(&told(Verdict::Allowed, Some(&n.to_string())), 1, n, Kept::OneByOne, &known);
+            tally.add(&told(Verdict::Allowed, Some(&n.to_string())), 1, n, Kept::OneByOne);
         }
         let of = |id: &str| tally.container(&pod, &ContainerId::from_string(id.to_string()));
         assert!(of("0").is_empty());
