@@ -125,7 +125,7 @@ fn initramfs(kernel: &Kernel) -> Result<Tree> {
 
 fn disk(kernel: &Kernel, programs: &Programs, flow: bool, e2e: &[String]) -> Result<Tree> {
     let mut tree = Tree::default();
-    for dir in ["proc", "sys", "dev", "run", "tmp", "var/lib", "etc", "root", "usr/bin"] {
+    for dir in ["proc", "sys", "dev", "run", "tmp", "var/lib", "etc", "root", "mnt", "usr/bin"] {
         tree.directory(dir);
     }
     tree.link("/var/run", "/run");
