@@ -132,7 +132,8 @@ impl Observer {
     /// [`Observer::status`] says what is not seen and why.
     #[must_use]
     pub fn start(settings: &ObserverSettings, attribution: Arc<Attribution>) -> Self {
-        let shared = move |state, results, degradations| {
+        let shared = move |state, results, degradations: Vec<Degradation>| {
+            degradations.iter().for_each(Degradation::log);
             Arc::new(Shared {
                 state,
                 results,
@@ -452,7 +453,7 @@ impl Shared {
 
     #[cfg(feature = "observer")]
     fn degrade(&self, step: Degradation) {
-        tracing::warn!(name = step.name(), "{}", step.message());
+        step.log();
         lock(&self.degradations).push(step);
     }
 }

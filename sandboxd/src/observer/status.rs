@@ -88,6 +88,10 @@ impl Degradation {
         }
     }
 
+    pub(super) fn log(&self) {
+        tracing::warn!(name = self.name(), "{}", self.message());
+    }
+
     /// What is not seen, and why.
     #[must_use]
     pub fn message(&self) -> String {

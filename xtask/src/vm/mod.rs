@@ -71,7 +71,8 @@ pub fn vm_test(options: &Options) -> Result<()> {
     let mut programs = Programs::default();
     if !options.only_flow {
         ebpf::build_ebpf(true)?;
-        programs.observer = Some(test_program("sandboxd", "observer_live")?);
+        programs.observer =
+            Some(test_program(&["--workspace", "--exclude", "sandboxd-tests"], "observer_live")?);
     }
     if !options.only_observer {
         // What is built already is taken where the tests take it too.
@@ -79,7 +80,7 @@ pub fn vm_test(options: &Options) -> Result<()> {
             Some(dir) => PathBuf::from(dir),
             None => build::release()?,
         });
-        programs.e2e = Some(test_program("sandboxd-tests", "e2e")?);
+        programs.e2e = Some(test_program(&["-p", "sandboxd-tests"], "e2e")?);
     }
     let mut failed = Vec::new();
     for choice in kernels {
@@ -103,10 +104,10 @@ pub fn vm_test(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds a test program and gives its path.
-fn test_program(package: &str, test: &str) -> Result<PathBuf> {
+/// Builds a test program, with the packages that `cargo xtask test` builds it with, and gives its path.
+fn test_program(packages: &[&str], test: &str) -> Result<PathBuf> {
     let mut command = run::cargo();
-    command.args(["test", "--no-run", "-p", package, "--test", test]).stderr(Stdio::piped());
+    command.args(["test", "--no-run"]).args(packages).args(["--test", test]).stderr(Stdio::piped());
     let out = command.output()?;
     let text = String::from_utf8_lossy(&out.stderr);
     ensure!(out.status.success(), "`{}` failed:\n{text}", run::words(&command));
