@@ -179,7 +179,8 @@ fn an_update_is_whole_or_nothing() {
     assert!(matches!(&error, CgroupError::MemoryInUse { usage, .. } if *usage > 4 << 20), "{error}");
     drop(_made);
     for mount in cgroups.inner.layout.mounts() {
-        std::fs::remove_dir(mount.join("sntct-up")).unwrap();
+        // Beside v1 it went with what was in it.
+        let _ = std::fs::remove_dir(mount.join("sntct-up"));
     }
 }
 

@@ -216,6 +216,12 @@ pub(super) fn remove(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupErro
             let _ = fs::remove_dir(mount.join(DEFAULT.trim_start_matches('/')));
         }
     }
+    // Where v1 has the controllers, kubelet neither makes its cgroups in the cgroup2 beside them nor removes them
+    // there: what was made on the way goes with the last that is in it.
+    if let (None, false, Some(mount)) = (&cgroup.unit, layout.is_v2(), &layout.v2) {
+        let mut parent = cgroup.below(mount);
+        while parent.pop() && parent != *mount && fs::remove_dir(&parent).is_ok() {}
+    }
     outcome
 }
 

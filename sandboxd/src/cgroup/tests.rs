@@ -111,10 +111,16 @@ fn a_pods_cgroup_lives_and_goes_in_every_hierarchy() {
     cgroups.remove(&planned).unwrap();
     assert!(!exists_anywhere(&cgroups, planned.path()));
     assert!(exists_anywhere(&cgroups, "/sntcg-parent/inner"), "a parent of the caller's is not removed");
-    for mount in cgroups.inner.layout.mounts() {
-        fs::remove_dir(mount.join("sntcg-parent/inner")).unwrap();
-        fs::remove_dir(mount.join("sntcg-parent")).unwrap();
+    let Layout { v1, v2 } = &cgroups.inner.layout;
+    for hierarchy in v1 {
+        fs::remove_dir(hierarchy.mount.join("sntcg-parent/inner")).unwrap();
+        fs::remove_dir(hierarchy.mount.join("sntcg-parent")).unwrap();
     }
+    let beside = v2.as_ref().map(|mount| mount.join("sntcg-parent"));
+    assert!(
+        !beside.is_some_and(|dir| dir.exists()),
+        "kubelet does not remove what it did not make beside v1"
+    );
 }
 
 #[test]
@@ -135,7 +141,8 @@ fn what_v1_cannot_do_is_an_error_and_leaves_nothing() {
     assert!(error.to_string().contains("4000") && error.to_string().contains("cpuset.cpus"), "{error}");
     assert!(!exists_anywhere(&cgroups, planned.path()), "the half-made one is gone");
     for mount in cgroups.inner.layout.mounts() {
-        fs::remove_dir(mount.join("sntcg-errors")).unwrap();
+        // Beside v1 it went with what was in it.
+        let _ = fs::remove_dir(mount.join("sntcg-errors"));
     }
     let made = cgroups.create(&cgroups.plan("", &pod("sntcg3")).unwrap(), &none, &none).unwrap();
     let error = made.attach(i32::MAX).unwrap_err();

@@ -16,7 +16,7 @@ use super::driver::Live;
 use super::error::ContainerError;
 use super::ground::{Ground, Node};
 use super::log_file;
-use super::model::{Container, ContainerId, ContainerState, Ids};
+use super::model::{Container, ContainerId, ContainerState, Ids, ImageNames};
 use super::prepare::{self, Input, Prepared};
 use super::record::{Phase, Record};
 use super::spec::{ContainerSpec, ImageRef, MountSource, PidMode};
@@ -65,6 +65,7 @@ pub(super) async fn make(
         pod: pod.id.clone(),
         state: ContainerState::Created,
         image_id: image.id.to_string(),
+        image_names: ImageNames::choose(&image.repo_tags, &image.repo_digests, &spec.image),
         layers: layers.iter().map(ToString::to_string).collect(),
         ids: Ids::default(),
         created_at_ns: now_ns().max(1),

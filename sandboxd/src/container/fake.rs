@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::error::ContainerError;
 use super::ground::Ground;
-use super::model::{Container, ContainerId, ContainerState, Ids};
+use super::model::{Container, ContainerId, ContainerState, Ids, ImageNames};
 use super::record::Record;
 use crate::pod::model::PodId;
 use crate::pod::spec::Resources;
@@ -23,6 +23,7 @@ pub(crate) fn container() -> Container {
         spec: crate::runtime::spec::container::tests::spec(),
         state: ContainerState::Created,
         image_id: "sha256:1".into(),
+        image_names: ImageNames::default(),
         layers: Vec::new(),
         ids: Ids::default(),
         created_at_ns: 1,

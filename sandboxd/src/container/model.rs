@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::ContainerSpec;
+use super::spec::{ContainerSpec, ImageRef};
 use crate::pod::model::PodId;
 use crate::runtime::Exit;
 
@@ -84,6 +84,22 @@ pub struct Ids {
     pub groups: Vec<u32>,
 }
 
+/// What the image was called when a container was made of it: it may lose its names while the container lives.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageNames {
+    pub tag: Option<String>,
+    pub digest: Option<String>,
+}
+
+impl ImageNames {
+    /// Of several tags, the one that was asked for.
+    pub fn choose(tags: &[String], digests: &[String], asked: &ImageRef) -> Self {
+        let wanted = |tag: &&String| **tag == asked.image || **tag == asked.user_specified_image;
+        let tag = tags.iter().find(wanted).or(tags.first()).cloned();
+        Self { tag, digest: digests.first().cloned() }
+    }
+}
+
 /// All that is known of a container: what the store publishes and readers get as a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
@@ -95,6 +111,8 @@ pub struct Container {
     /// its image volumes.
     pub image_id: String,
     pub layers: Vec<String>,
+    #[serde(default)]
+    pub image_names: ImageNames,
     pub ids: Ids,
     /// Nanoseconds since the Unix epoch, never 0.
     pub created_at_ns: i64,

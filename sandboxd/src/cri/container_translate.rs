@@ -53,6 +53,12 @@ pub fn item(container: &Container) -> cri::Container {
     }
 }
 
+/// Kubelet asks by the image's id, and publishes what it is told as the image of the container.
+fn image_name(container: &Container) -> String {
+    let names = &container.image_names;
+    names.tag.as_ref().or(names.digest.as_ref()).unwrap_or(&container.spec.image.image).clone()
+}
+
 /// The status of ContainerStatus.
 pub fn status(container: &Container) -> cri::ContainerStatus {
     let spec = &container.spec;
@@ -66,8 +72,9 @@ pub fn status(container: &Container) -> cri::ContainerStatus {
         started_at: container.started_at_ns.unwrap_or(0),
         finished_at: ended.map_or(0, |ended| ended.at_ns),
         exit_code: ended.map_or(0, |ended| exit_code(ended.exit)),
-        image: Some(image(&spec.image)),
-        image_ref: container.image_id.clone(),
+        image: Some(cri::ImageSpec { image: image_name(container), ..image(&spec.image) }),
+        // What kubelet publishes as the status' imageID: with the digest that a registry knows it by.
+        image_ref: container.image_names.digest.clone().unwrap_or_else(|| container.image_id.clone()),
         reason: container.reason().to_owned(),
         message: ended.map(|ended| ended.message.clone()).unwrap_or_default(),
         labels: spec.labels.clone().into_iter().collect(),

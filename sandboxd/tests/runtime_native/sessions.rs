@@ -66,6 +66,7 @@ async fn room(task: &Arc<dyn Task>, stdin_once: bool, tty: bool) -> Room {
         spec: spec(stdin_once, tty),
         state: ContainerState::Running,
         image_id: String::new(),
+        image_names: sandboxd::container::model::ImageNames::default(),
         layers: Vec::new(),
         ids: Ids::default(),
         created_at_ns: 1,

@@ -4,7 +4,7 @@ use anyhow::ensure;
 use sandboxd_api::cri::ImageSpec;
 use tonic::Code;
 
-use crate::support::{both, refused, userns};
+use crate::support::{IMAGE, both, refused, userns};
 
 // cri: ContainerConfig.command, ContainerConfig.args
 #[test]
@@ -127,7 +127,7 @@ fn an_image_is_found_by_its_id_and_shown_as_it_was_asked_for() {
             let status = stage.kube.status(&id).await?;
             ensure!(status.image_id == image_id, "{name}: {status:?}");
             let shown = status.image.unwrap_or_default();
-            ensure!(shown.image == image_id && shown.user_specified_image == "as.they/wrote:it", "{shown:?}");
+            ensure!(shown.image == IMAGE && shown.user_specified_image == "as.they/wrote:it", "{shown:?}");
             ensure!(shown.annotations.get("note").is_some_and(|v| v == name), "{shown:?}");
             ensure!(shown.runtime_handler == "network-first", "{shown:?}");
         }

@@ -9,7 +9,7 @@ use sandboxd_streaming::Settings;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::container::error::ContainerError;
-use crate::container::model::{Container, ContainerId, ContainerState, Ids};
+use crate::container::model::{Container, ContainerId, ContainerState, Ids, ImageNames};
 use crate::container::spec::ContainerSpec;
 use crate::pod::model::{Pod, test_pod};
 use crate::runtime::spec::container::tests::spec;
@@ -204,6 +204,7 @@ pub async fn room(stdin_once: bool, tty: bool) -> Room {
         spec,
         state: ContainerState::Running,
         image_id: String::new(),
+        image_names: ImageNames::default(),
         layers: Vec::new(),
         ids: Ids::default(),
         created_at_ns: 1,
