@@ -12,7 +12,7 @@
 //! The shim's standard input is a socket of its own; every other descriptor of the daemon is close-on-exec from
 //! the moment it exists, so pods that are made at the same time inherit nothing of each other.
 
-mod cgroups;
+pub mod cgroups;
 pub(super) mod container;
 mod infra;
 pub(super) mod link;
