@@ -183,9 +183,9 @@ fn scores_change_for_those_that_did_not_choose_their_own() {
     let made = cgroups.create(&planned, &Resources::default(), &Resources::default()).unwrap();
     let (one, own, outside) = (Sleeper::new(), Sleeper::new(), Sleeper::new());
     let path = |sleeper: &Sleeper| format!("/proc/{}/oom_score_adj", sleeper.pid());
-    let score = |sleeper: &Sleeper| std::fs::read_to_string(path(sleeper)).unwrap().trim().to_owned();
+    let score = |sleeper: &Sleeper| fs::read_to_string(path(sleeper)).unwrap().trim().to_owned();
     let before: i32 = score(&one).parse().unwrap();
-    std::fs::write(path(&own), "900").unwrap();
+    fs::write(path(&own), "900").unwrap();
     made.attach(one.pid()).unwrap();
     made.attach(own.pid()).unwrap();
     cgroups.set_oom_score(&planned, before, 700).unwrap();

@@ -136,7 +136,9 @@ impl Containers {
         let (container, task) = self.task(id)?;
         let process = self.handle(&container.id).and_then(|handle| handle.process);
         let process = process.ok_or_else(|| ContainerError::NotFound { id: id.to_owned() })?;
-        let process = crate::runtime::spec::exec_process(&process, command, tty);
+        let mut process = crate::runtime::spec::exec_process(&process, command, tty);
+        // An update may have changed it since the container was made.
+        process.set_oom_score_adj(Some(container.spec.resources.oom_score_adj.unwrap_or(0)));
         Ok((task, ExecPlan { process, wanted }))
     }
 

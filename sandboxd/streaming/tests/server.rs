@@ -210,6 +210,29 @@ async fn over_tls_with_and_without_client_certificates() {
     }
 }
 
+#[tokio::test]
+async fn renewed_certificates_serve_without_a_restart() {
+    let made = certificates();
+    let path = |name| made.dir.path().join(name);
+    let tls =
+        Tls { cert: path("cert.pem"), key: path("key.pem"), client_ca: None, min_version: MinVersion::Tls12 };
+    let server = serve_with(Settings { tls: Some(tls), ..Settings::default() }).await;
+    let trusted = async |cert: &str| {
+        let endpoint = Endpoint::new(&server.exec_url("echo out", OUTPUT)).unwrap();
+        let endpoint = endpoint.with_tls(cert.as_bytes(), None).unwrap();
+        Remote::open(&endpoint, &[V4], OUTPUT).await.is_ok()
+    };
+    assert!(trusted(&made.cert).await);
+    let new = certificates();
+    std::fs::write(path("cert.pem"), &new.cert).unwrap();
+    assert!(trusted(&made.cert).await, "half of a renewal was used");
+    std::fs::write(path("key.pem"), &new.key).unwrap();
+    assert!(trusted(&new.cert).await);
+    assert!(!trusted(&made.cert).await);
+    std::fs::remove_file(path("key.pem")).unwrap();
+    assert!(trusted(&new.cert).await, "what was read is gone with the file");
+}
+
 #[test]
 fn unusable_certificates_are_named() {
     let made = certificates();

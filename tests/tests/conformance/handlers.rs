@@ -125,7 +125,7 @@ fn all_that_a_timed_out_exec_of_runc_started_is_killed() {
             cmd: ["sh", "-c", script].map(str::to_owned).into(),
             timeout: 1,
         };
-        refused(kube.runtime.clone().exec_sync(request).await, Code::DeadlineExceeded, &["1s"])?;
+        refused(kube.runtime.clone().exec_sync(request).await, Code::DeadlineExceeded, &["1 s"])?;
         kube.asked(&id, &["rm", "-f", "/tmp/alive"]).await?;
         tokio::time::sleep(Duration::from_millis(300)).await;
         let left = kube.exec(&id, &["ls", "/tmp/alive"]).await?;

@@ -427,7 +427,7 @@ fn the_command_line_brings_images_in_and_out() {
         ensure!(!ok && err.contains(BUSYBOX), "{err}");
         let (ok, out, err) = run(&["import", &copy])?;
         ensure!(ok && out.contains(&written.id), "{out}{err}");
-        std::fs::remove_file(copy.as_ref())?;
+        fs::remove_file(copy.as_ref())?;
         let (ok, _, err) = run(&["import", "/nonexistent.tar"])?;
         ensure!(!ok && err.contains("/nonexistent.tar"), "{err}");
         let (ok, _, err) = run(&["export", &copy, "no.test/such:1"])?;
@@ -447,15 +447,15 @@ fn archives_come_and_go_through_pipes() {
         let import = |from: std::process::Stdio| -> Result<std::process::Output> {
             Ok(node.sandboxd(&["image", "import", "-"]).stdin(from).output()?)
         };
-        let output = import(std::fs::File::open(&archive)?.into())?;
+        let output = import(fs::File::open(&archive)?.into())?;
         ensure!(String::from_utf8_lossy(&output.stdout).contains(&written.id), "{output:?}");
         for format in ["oci", "docker"] {
             let output = node.sandboxd(&["image", "export", "--format", format, "-", BUSYBOX]).output()?;
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             ensure!(node.sandboxd(&["image", "remove", BUSYBOX]).output()?.status.success());
             let copy = node.path("copy.tar");
-            std::fs::write(&copy, &output.stdout)?;
-            let output = import(std::fs::File::open(&copy)?.into())?;
+            fs::write(&copy, &output.stdout)?;
+            let output = import(fs::File::open(&copy)?.into())?;
             ensure!(String::from_utf8_lossy(&output.stdout).contains(&written.id), "{format}: {output:?}");
         }
         let output = node.sandboxd(&["image", "export", "-", "no.test/such:1"]).output()?;
@@ -469,7 +469,7 @@ fn half_an_archive_leaves_nothing() {
     E2e::default().run(async |node| {
         let archive = node.path("busybox.tar");
         busybox()?.write(&archive)?;
-        let bytes = std::fs::read(&archive)?;
+        let bytes = fs::read(&archive)?;
         let chunk =
             |from: usize, last| ImportChunk { data: bytes[from..].to_vec(), last, ..Default::default() };
         let mut images = node.console().await?.images;
@@ -487,7 +487,7 @@ fn half_an_archive_leaves_nothing() {
         ensure!(tokio::time::timeout(Duration::from_millis(200), call).await.is_err(), "it was answered");
         drop(out);
         ensure!(Client::of(node).await?.list("").await?.is_empty());
-        let left: Vec<_> = std::fs::read_dir(node.path("root/images/ingest"))?.collect();
+        let left: Vec<_> = fs::read_dir(node.path("root/images/ingest"))?.collect();
         ensure!(left.is_empty(), "{left:?}");
         Ok(())
     });

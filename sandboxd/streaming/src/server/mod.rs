@@ -1,6 +1,7 @@
 //! The HTTP server: it takes connections, and each token once.
 
 mod activity;
+mod certificates;
 mod handshake;
 mod route;
 mod session;
@@ -21,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::certificates::Certificates;
 pub use self::tls::{MinVersion, Tls, TlsError};
 pub use self::tokens::Full;
 use self::tokens::Tokens;
@@ -76,7 +78,7 @@ pub enum ServerError {
 pub struct Server {
     state: Arc<Urls>,
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Certificates>,
     connections: usize,
 }
 
@@ -122,7 +124,7 @@ impl Server {
     /// When the address cannot be had, or a certificate is unusable.
     pub async fn bind(settings: Settings, backend: Arc<dyn Backend>) -> Result<Self, ServerError> {
         let Settings { address, tls, idle, creation, connections } = settings;
-        let tls = tls.as_ref().map(Tls::acceptor).transpose()?;
+        let tls = tls.map(Certificates::read).transpose()?;
         let listen = |source| ServerError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let mut reached = listener.local_addr().map_err(listen)?;
@@ -175,7 +177,8 @@ impl Server {
             };
             match accepted {
                 Ok((socket, _)) => {
-                    let connection = serve(Arc::clone(&state), socket, tls.clone(), place);
+                    let connection =
+                        serve(Arc::clone(&state), socket, tls.as_ref().map(Certificates::acceptor), place);
                     state.sessions.spawn(connection);
                 }
                 Err(error) => {

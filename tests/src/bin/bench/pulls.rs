@@ -240,7 +240,9 @@ fn add(layer: Layer, path: &Path, name: &str) -> Result<(Layer, u64)> {
     let meta = fs::symlink_metadata(path)?;
     if meta.is_symlink() {
         let target = fs::read_link(path)?;
-        return Ok((layer.symlink(name, &target.to_string_lossy()), 512));
+        let target = target.to_string_lossy();
+        // A header has 100 bytes for it.
+        return Ok(if target.len() < 100 { (layer.symlink(name, &target), 512) } else { (layer, 0) });
     }
     let content = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let size = content.len() as u64 + 512;
