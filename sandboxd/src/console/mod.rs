@@ -6,6 +6,7 @@
 mod capabilities;
 mod container;
 pub mod events;
+pub mod leaks;
 mod namespaces;
 mod service;
 mod usage;
@@ -52,6 +53,7 @@ pub struct Sources {
     pub observer: Observer,
     pub network: Arc<Network>,
     pub events: Arc<Events>,
+    pub leaks: leaks::Leaks,
     pub stats: Stats,
     /// For the preflight checks.
     pub config: Config,
