@@ -306,6 +306,12 @@ fn a_process_holds_the_pid_namespace_of_its_children() {
     assert!(matches!(&namespace.holds[..], [Hold::ForChildren { holder }] if holder.pid == process.pid()));
 }
 
+/// Of this thread, which reads.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
+}
+
 /// Prints what a read costs on a node with a hundred network namespaces more.
 #[test]
 fn a_hundred_namespaces_are_read_in_one_go() {
@@ -317,12 +323,13 @@ fn a_hundred_namespaces_are_read_in_one_go() {
         dir.path().display()
     );
     let process = Waits::run(&script);
-    let mut best = Duration::MAX;
+    let (mut best, mut least) = (Duration::MAX, Duration::MAX);
     let mut inventory = read();
     for _ in 0..5 {
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), cpu_time());
         inventory = read();
         best = best.min(started.elapsed());
+        least = least.min(cpu_time().saturating_sub(before));
     }
     let own = |found: &&Found| {
         found.holds.iter().any(|hold| matches!(hold, Hold::Pin(pin) if pin.mntns == process.inode("mnt")))
@@ -334,8 +341,9 @@ fn a_hundred_namespaces_are_read_in_one_go() {
     let processes =
         processes.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok()).count();
     eprintln!(
-        "a read of {} namespaces (100 pinned) with {processes} processes: {:.1} ms",
+        "a read of {} namespaces (100 pinned) with {processes} processes: {:.1} ms, of them {:.1} ms of CPU",
         inventory.namespaces.len(),
-        best.as_secs_f64() * 1e3
+        best.as_secs_f64() * 1e3,
+        least.as_secs_f64() * 1e3
     );
 }
