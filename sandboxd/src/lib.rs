@@ -5,6 +5,7 @@
 //! watches the kernel, [`console`] shows it. `ARCHITECTURE.md` has the map.
 
 pub mod cgroup;
+pub mod client;
 pub mod config;
 pub mod console;
 pub mod container;

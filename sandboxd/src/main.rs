@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use sandboxd::client::{self, ClientError};
 use sandboxd::config::{Config, DEFAULT_TOML};
 use sandboxd::daemon::cli::{Cli, Command, ConfigCommand, ImageArgs, ServeArgs};
 use sandboxd::daemon::{self, Daemon};
@@ -15,6 +16,9 @@ fn main() -> ExitCode {
         Command::Config(ConfigCommand::Default) => print(DEFAULT_TOML),
         Command::Config(ConfigCommand::Check { config }) => check(config.as_deref()),
         Command::Image(args) => images(args),
+        Command::Namespaces(args) => ask(client::namespaces::run(&args)),
+        Command::Explain(args) => ask(client::explain::run(&args)),
+        Command::Events(args) => ask(client::events::run(&args)),
         Command::Doctor { json, config } => examine(json, config.as_deref()),
     };
     outcome.unwrap_or_else(|error| {
@@ -40,6 +44,13 @@ fn images(args: ImageArgs) -> anyhow::Result<ExitCode> {
     let config = args.configuration()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(sandboxd::image::run_command(args.command, &config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a client of the daemon.
+fn ask(asked: impl Future<Output = Result<(), ClientError>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(asked)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -135,6 +135,14 @@ impl Node {
         command
     }
 
+    /// A command of `sandboxd` that asks this node's running daemon: `namespaces`, `explain`, `events`.
+    #[must_use]
+    pub fn ask(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--console-socket").arg(self.console_socket());
+        command
+    }
+
     /// Brings an image archive into the running daemon.
     ///
     /// # Errors

@@ -293,9 +293,9 @@ async fn console(
     }
 }
 
-fn ask(app: &mut App, feeds: &Feeds, node: NodeId, request: Request) {
+fn ask(app: &mut App, feeds: &Feeds, node: NodeId, request: &Request) {
     if !feeds.ask(node, request.clone()) {
-        app.not_asked(node, &request);
+        app.not_asked(node, request);
     }
 }
 

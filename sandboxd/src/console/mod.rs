@@ -6,6 +6,7 @@
 mod capabilities;
 mod container;
 pub mod events;
+pub mod leaks;
 mod namespaces;
 mod service;
 mod usage;
@@ -53,6 +54,7 @@ pub struct Sources {
     pub observer: Observer,
     pub network: Arc<Network>,
     pub events: Arc<Events>,
+    pub leaks: leaks::Leaks,
     pub stats: Stats,
     /// Latencies, for the metrics.
     pub figures: Arc<Figures>,

@@ -24,8 +24,11 @@ pub(super) fn list(
     Ok(response(&read(sources), kind, request.leaked_only))
 }
 
-/// As the daemon sees it, with its pods.
-fn read(sources: &Sources) -> Inventory {
+/// As the daemon sees it, with its pods. Leaks become events.
+pub(super) fn read(sources: &Sources) -> Inventory {
     let pods = Some(sources.observer.attribution());
-    Inventory::read(&Context { pods, state: Some(&sources.config.state), ..Context::default() })
+    let context = Context { pods, state: Some(&sources.config.state), ..Context::default() };
+    let inventory = Inventory::read(&context);
+    sources.leaks.note(&inventory, &sources.events);
+    inventory
 }

@@ -14,6 +14,7 @@ use super::socket::Socket;
 use crate::cgroup::{CgroupSettings, Cgroups, DriverChoice};
 use crate::config::{CgroupDriver, Config, Handler, RuntimeKind};
 use crate::console::events::Follow;
+use crate::console::leaks::Leaks;
 use crate::console::{NodeFacts, Sources};
 use crate::container::{Containers, Foundations};
 use crate::cri::validate::Host;
@@ -132,6 +133,7 @@ impl Daemon {
             observer: observer.clone(),
             network: Arc::clone(&network),
             events,
+            leaks: Leaks::default(),
             stats: stats.clone(),
             figures: Arc::clone(telemetry.figures()),
             config: config.clone(),

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::client::events::EventsArgs;
+use crate::client::explain::ExplainArgs;
+use crate::client::namespaces::NamespacesArgs;
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::image::ImageCommand;
 
@@ -24,6 +27,12 @@ pub enum Command {
     Config(ConfigCommand),
     /// Pull, list, remove, import and export images of the running daemon
     Image(ImageArgs),
+    /// Show all namespaces of the node: who owns them, who is in them, what keeps them alive, which are leaked
+    Namespaces(NamespacesArgs),
+    /// Say in words why the kernel denied something
+    Explain(ExplainArgs),
+    /// Print checks, events of pods and containers, and their changes, recorded or as they happen
+    Events(EventsArgs),
     /// Check what this node can do; exits with 1 when something fails
     Doctor {
         /// Print JSON

@@ -58,6 +58,7 @@ impl Daemon {
                 .add_service(image::server(image_room))
                 .serve_with_incoming(connections(console_listener)),
         );
+        let leaks = tokio::spawn(console::leaks::watch(Arc::clone(&sources)));
         let metrics = metrics(&config, sources, closing.clone()).await?;
         // Ends with `closing`: clients of streams do not end by themselves, either.
         let streams = tokio::spawn(streams.run(closing.clone()));
@@ -92,6 +93,7 @@ impl Daemon {
         served.abort();
         console.abort();
         reaper.abort();
+        leaks.abort();
         follower.abort();
         // They were told when the draining began.
         let _ = tokio::time::timeout(FAREWELL, streams).await;

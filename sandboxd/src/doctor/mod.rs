@@ -6,6 +6,7 @@
 mod cgroups;
 mod cni;
 mod kernel;
+mod namespaces;
 mod observer;
 mod places;
 mod privileges;
@@ -67,6 +68,7 @@ pub fn examine(config: &Config, observer: Option<&Observer>) -> Vec<Check> {
     checks.extend(cni::checks(config));
     checks.extend(places::checks(config));
     checks.push(observer::check(config, observer));
+    checks.push(namespaces::check(config, observer));
     checks
 }
 

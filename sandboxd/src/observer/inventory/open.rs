@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat, openat2, statx};
 use rustix::io::Errno;
 
 use super::Way;
@@ -41,13 +41,32 @@ pub(super) fn cached(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     openat2(root, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
-/// Whether it is the namespace with this inode: on the device all of nsfs is on.
+/// Whether it is the namespace with this inode.
 fn is(path: &OwnedFd, inode: NsInode) -> Result<bool, Errno> {
-    let look = |fd: &OwnedFd| statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::INO);
-    let own = openat(CWD, c"/proc/self/ns/user", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let (found, own) = (look(path)?, look(&own)?);
-    let device = |stat: &rustix::fs::Statx| (stat.stx_dev_major, stat.stx_dev_minor);
-    Ok(device(&found) == device(&own) && found.stx_ino == inode.0)
+    let stat = statx(path, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+    Ok(Nsfs::find().is_some_and(|nsfs| nsfs.has(&stat)) && stat.stx_ino == inode.0)
+}
+
+/// The device that all of nsfs is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Nsfs(u32, u32);
+
+impl Nsfs {
+    pub fn find() -> Option<Self> {
+        let stat = statx(CWD, c"/proc/self/ns/user", AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
+        Some(Self(stat.stx_dev_major, stat.stx_dev_minor))
+    }
+
+    fn has(self, stat: &Statx) -> bool {
+        Self(stat.stx_dev_major, stat.stx_dev_minor) == self
+    }
+
+    /// The namespace that a link in a directory of descriptors leads to. Asks no file system for news.
+    pub fn inode(self, fds: &OwnedFd, fd: i32) -> Option<NsInode> {
+        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+        let stat = statx(fds, fd.to_string(), flags, StatxFlags::INO).ok()?;
+        self.has(&stat).then_some(NsInode(stat.stx_ino))
+    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
-use super::{FEW, Hold, Limits, Missing, Process, Sighting, Sightings, Way};
+use super::open::Nsfs;
+use super::{FEW, Hold, Limits, Missing, Process, Sighting, Sightings, Way, open};
 use crate::pod::model::{NsInode, NsKind};
+use crate::runtime::namespaces;
 
 /// Links under /proc/PID/ns to what a process is in.
 const INSIDE: [(&str, NsKind); 8] = [
@@ -59,6 +61,7 @@ const WITNESSES: usize = 3;
 
 struct Look<'a> {
     limits: &'a Limits,
+    nsfs: Option<Nsfs>,
     namespaces: Sightings,
     tables: HashMap<(NsInode, Vec<u8>), Vec<Place>>,
     unread: usize,
@@ -72,6 +75,7 @@ struct Look<'a> {
 pub(super) fn look(limits: &Limits, missing: &mut Vec<Missing>) -> Seen {
     let mut look = Look {
         limits,
+        nsfs: Nsfs::find(),
         namespaces: Sightings::new(),
         tables: HashMap::new(),
         unread: 0,
@@ -235,9 +239,17 @@ impl Look<'_> {
                 return;
             }
             let Ok(target) = readlinkat(&fds, fd.to_string(), Vec::new()) else { continue };
-            let Some((kind, inode)) = namespace(target.to_bytes()) else { continue };
+            let link = || Way::Link(place.dir.join(format!("fd/{fd}")));
+            let of = namespace(target.to_bytes()).or_else(|| {
+                // Opened through a pin, its link has the path of that.
+                let path = target.to_bytes().starts_with(b"/") || target.to_bytes().starts_with(b"(");
+                let inode = self.nsfs.filter(|_| path)?.inode(&fds, fd)?;
+                let opened = open::open(&link(), inode).ok()?;
+                Some((namespaces::kind(opened.as_fd()).ok()?, inode))
+            });
+            let Some((kind, inode)) = of else { continue };
             let Some(sighting) = self.sighting(kind, inode) else { continue };
-            sighting.way(|| Way::Link(place.dir.join(format!("fd/{fd}"))));
+            sighting.way(link);
             sighting.hold(|| Hold::Descriptor { holder: place.process(), fd: fd.unsigned_abs() });
         }
     }

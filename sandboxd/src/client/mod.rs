@@ -1,0 +1,10 @@
+//! Commands of `sandboxd` that ask: `namespaces`, `explain`, `events`. Clients of the console's socket.
+
+mod connection;
+pub mod events;
+pub mod explain;
+pub mod namespaces;
+mod recording;
+mod text;
+
+pub use connection::{ClientError, ConsoleArgs};
