@@ -47,7 +47,7 @@ pub(crate) fn capabilities(snapshot: &Snapshot, pod: &str) -> ListCapabilitiesRe
         ..ContainerCapabilities::default()
     };
     let pods = snapshot.pods.iter().filter(|one| one.id.starts_with(pod));
-    ListCapabilitiesResponse { containers: pods.map(of).collect() }
+    ListCapabilitiesResponse { containers: pods.map(of).collect(), ..Default::default() }
 }
 
 pub(crate) fn usage(snapshot: &Snapshot, pod: &str) -> GetUsageResponse {
