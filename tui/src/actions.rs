@@ -181,7 +181,8 @@ mod tests {
             state: pod::State::Ready.into(),
             ..Pod::default()
         };
-        let one = Container { id: "c".into(), pod_id: "p".into(), name: "main".into(), ..Container::default() };
+        let one =
+            Container { id: "c".into(), pod_id: "p".into(), name: "main".into(), ..Container::default() };
         model.pods.insert("p".into(), pod);
         model.containers.insert("c".into(), one);
         model

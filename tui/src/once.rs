@@ -96,7 +96,11 @@ pub fn text(buf: &Buffer) -> String {
 
 /// Prints every message as a line until the reader goes, with the name of its node where there are several. A
 /// daemon that goes is waited for, and said so.
-pub async fn stream(mut feeds: Feeds, names: &[Option<String>], out: &mut impl Write) -> Result<(), OnceError> {
+pub async fn stream(
+    mut feeds: Feeds,
+    names: &[Option<String>],
+    out: &mut impl Write,
+) -> Result<(), OnceError> {
     let mut gone =
         |entry: &Entry| match out.write_all(crate::record::line(entry).as_bytes()).and_then(|()| out.flush())
         {

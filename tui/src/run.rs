@@ -116,9 +116,7 @@ impl Source {
         match self {
             Self::Daemons(targets, _) => targets
                 .iter()
-                .map(|target| {
-                    Node::new(&target.name, named, &target.address.to_string(), Link::Connecting)
-                })
+                .map(|target| Node::new(&target.name, named, &target.address.to_string(), Link::Connecting))
                 .collect(),
             Self::Recorded(nodes) => nodes
                 .iter()

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
 use crossterm::event::{DisableMouseCapture, EnableMouseCapture};
-use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use crossterm::terminal::{
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
 use crossterm::{cursor, execute};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -63,7 +65,10 @@ impl Screen {
         if mouse {
             execute!(out, EnableMouseCapture)?;
         }
-        self.terminal.clear()
+        // Its picture of the screen is void, and clearing it would ask the terminal where the cursor is: an answer
+        // that comes by the keys.
+        self.terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
+        execute!(stdout(), Clear(ClearType::All))
     }
 
     /// Asks the terminal to put `text` on its clipboard (OSC 52), which works over SSH as well; one that does not

@@ -61,14 +61,13 @@ async fn the_same_check_number_of_two_nodes_is_two_checks() {
         assert_eq!(denied.verdict(), check::Verdict::Denied);
         sim.change(delta::Change::Check(denied));
     }
-    for (node, sim) in [("one", &one), ("two", &two)] {
+    for node in ["one", "two"] {
         console.keys("1");
         console.press(KeyCode::Esc);
         console.keys(&format!("/node:{node}"));
         console.press(KeyCode::Enter);
         console.keys("3");
-        let name = sim.snapshot().pods[0].name[..3].to_owned();
-        console.until("the check", |screen| screen.contains("mount sysfs") && screen.contains(&name)).await;
+        console.until_shown("mount sysfs").await;
         console.keys("w");
         console.until_shown(&format!("{node} simulated a denied mount")).await;
         console.press(KeyCode::Esc);
@@ -84,11 +83,14 @@ async fn a_node_that_goes_away_is_shown_with_its_reason_and_its_pods_stay() {
     two.stop().await;
     let screen = console.until_shown("1 of 2 nodes away").await;
     assert!(screen.contains("!! two"), "{screen}");
-    assert_eq!(screen.lines().filter(|line| line.contains("!! two ")).count() >= 2, true, "{screen}");
+    assert!(screen.lines().filter(|line| line.contains("!! two ")).count() >= 2, "{screen}");
     console.keys("N");
-    console.until("the reason", |screen| screen.contains("two.sock: No such file")).await;
-    let line = console.line("two.sock");
-    assert!(line.contains("!! stale") && line.contains("again in") && line.contains("2 pods of before"), "{line}");
+    console.until("the reason", |screen| screen.contains("of before · cannot reach")).await;
+    let line = console.line("again in");
+    assert!(
+        line.contains("!! stale") && line.contains("again in") && line.contains("2 pods of before"),
+        "{line}"
+    );
     assert!(console.line("▸").contains("one"), "{}", console.screen());
     // What is asked about it is refused with the reason; the other node answers.
     console.keys("j");
@@ -140,7 +142,9 @@ async fn tls_with_a_client_certificate_and_refusals_without_the_right_one() {
     assert!(screen.contains("● live"), "{screen}");
     // A certificate of somebody else's authority.
     let mut stranger = Driven::over(vec![over_tls(address, &pki, "stranger")], false);
-    stranger.until("a refusal", |screen| screen.contains("!!") && screen.contains(&address.to_string())).await;
+    stranger
+        .until("a refusal", |screen| screen.contains("!!") && screen.contains(&address.to_string()))
+        .await;
     // A daemon that is somebody else.
     let mut target = over_tls(address, &pki, "operator");
     target.tls.as_mut().unwrap().server_name = Some("other.example".into());

@@ -210,7 +210,7 @@ fn a_panic_gives_the_terminal_back_before_its_message() {
     let this = std::env::current_exe().unwrap();
     let mut pty = Pty::run(&this, &["--ignored", "--exact", "panics_with_the_terminal_taken", "--nocapture"]);
     assert_eq!(pty.ended(), Some(101));
-    assert!(pty.contents().contains("the terminal is still ours"), "{}", pty.contents());
+    pty.wait_for("the terminal is still ours");
 }
 
 /// Run by the test above, on a terminal of its own.
@@ -314,7 +314,7 @@ fn a_panic_while_the_screen_is_lent_gives_the_terminal_back() {
     let this = std::env::current_exe().unwrap();
     let mut pty = Pty::run(&this, &["--ignored", "--exact", "panics_with_the_screen_lent", "--nocapture"]);
     assert_eq!(pty.ended(), Some(101));
-    assert!(pty.contents().contains("lent and lost"), "{}", pty.contents());
+    pty.wait_for("lent and lost");
 }
 
 /// Run by the test above, on a terminal of its own.

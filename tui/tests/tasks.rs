@@ -247,7 +247,7 @@ fn nothing_is_drawn_when_nothing_changed() {
 }
 
 #[test]
-fn a_thousand_pods_and_a_flood_of_checks_stay_quick() {
+fn a_thousand_pods_and_a_flood_of_checks_can_be_walked() {
     let mut console = Console::new(120, 40, COLOR);
     for index in 0..1_000 {
         let pod = Pod { id: format!("id{index}"), name: format!("pod-{index:04}"), ..Pod::default() };
@@ -258,20 +258,16 @@ fn a_thousand_pods_and_a_flood_of_checks_stay_quick() {
     }
     console.keys("3");
     console.draw();
-    let began = std::time::Instant::now();
-    for seq in 200_000..200_100 {
+    for seq in 200_000..200_020 {
         console.feed(denied(seq));
-        console.draw();
+        assert!(console.draw().contains(&format!("comm{seq}")), "the newest is followed");
     }
     console.keys("1");
-    for _ in 0..100 {
+    for _ in 0..50 {
         console.keys("j");
-        console.draw();
+        assert!(!pointed(&console.draw()).is_empty(), "the selection stays in sight");
     }
-    // Two hundred frames; a tenth of a second each would already be far too slow, also unoptimised.
-    let took = began.elapsed();
-    assert!(took < Duration::from_secs(10), "200 frames took {took:?}");
-    eprintln!("200 frames with 1,012 pods and 10,000 checks: {took:?}");
+    // How long a frame takes is measured by `cargo xtask bench --only-console`.
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Commands that are not run: a shell that knows `exit N`, `size`, and repeats the rest.
 
-use sandboxd_api::console::{ExecRequest, ExecResponse, ExecStart, TerminalSize, exec_request, exec_response};
+use sandboxd_api::console::{
+    ExecRequest, ExecResponse, ExecStart, TerminalSize, exec_request, exec_response,
+};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 

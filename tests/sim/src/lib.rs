@@ -176,12 +176,8 @@ impl Sim {
 
     /// Appends a line to a container's log.
     pub fn log(&self, container_id: &str, stderr: bool, text: &str) {
-        let line = LogLine {
-            time_ns: world::now_ns(),
-            stderr,
-            partial: false,
-            text: text.as_bytes().to_vec(),
-        };
+        let line =
+            LogLine { time_ns: world::now_ns(), stderr, partial: false, text: text.as_bytes().to_vec() };
         let mut state = self.shared.lock();
         state.logs.entry(container_id.to_owned()).or_default().push(line.clone());
         state.followers.retain(|(of, follower)| of != container_id || follower.send(line.clone()).is_ok());

@@ -54,13 +54,8 @@ pub(crate) fn usage(snapshot: &Snapshot, pod: &str) -> GetUsageResponse {
     let time_ns = world::now_ns();
     // Half a core each, so that what a console makes of two answers can be told.
     let cpu_ns = u64::try_from(time_ns).unwrap_or(0) / 2;
-    let one = |id: &str| Usage {
-        id: id.to_owned(),
-        cpu_ns,
-        memory_bytes: 12 << 20,
-        pids: 3,
-        ..Usage::default()
-    };
+    let one =
+        |id: &str| Usage { id: id.to_owned(), cpu_ns, memory_bytes: 12 << 20, pids: 3, ..Usage::default() };
     let pods = snapshot.pods.iter().filter(|one| one.id.starts_with(pod));
     let containers = snapshot.containers.iter().filter(|one| one.pod_id.starts_with(pod));
     GetUsageResponse {

@@ -229,7 +229,8 @@ pub fn check(seq: u64, pod: &Pod) -> Check {
         pod_name: format!("{}/{}", pod.namespace, pod.name),
         container: "main".into(),
         reason: if denied { "netns-owned-by-other-userns" } else { "" }.into(),
-        summary: if denied { "mount of sysfs denied: the netns belongs to another userns" } else { "" }.into(),
+        summary: if denied { "mount of sysfs denied: the netns belongs to another userns" } else { "" }
+            .into(),
         result: None,
     }
 }

@@ -29,7 +29,11 @@ impl Figures {
     pub fn times(&mut self, name: &str, times: &mut [Duration]) -> f64 {
         times.sort_unstable();
         let at = |share: f64| {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index from a share")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "an index from a share"
+            )]
             let index = ((times.len() - 1) as f64 * share).ceil() as usize;
             times[index].as_secs_f64() * 1_000.0
         };

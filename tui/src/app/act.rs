@@ -134,9 +134,10 @@ impl App {
 
     /// Follows the log that is on the screen, and no other.
     pub(super) fn follow_log(&mut self) -> Vec<Command> {
-        let wanted = self.over.iter().rev().find_map(|over| {
-            over.panel.follows().map(|container_id| (over.node, container_id.to_owned()))
-        });
+        let wanted =
+            self.over.iter().rev().find_map(|over| {
+                over.panel.follows().map(|container_id| (over.node, container_id.to_owned()))
+            });
         if wanted == self.following {
             return Vec::new();
         }

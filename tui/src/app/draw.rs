@@ -129,7 +129,9 @@ impl App {
     /// How many pods, and how many of them want a look; or what keeps the daemon away.
     fn counts(&self, room: u16, cx: &Context<'_>) -> Line<'static> {
         let away = self.nodes.iter().find_map(|node| match &node.link {
-            Link::Waiting { reason, .. } if cx.several() => Some(format!("{WRONG} {}: {reason}", node.name())),
+            Link::Waiting { reason, .. } if cx.several() => {
+                Some(format!("{WRONG} {}: {reason}", node.name()))
+            }
             Link::Waiting { reason, .. } => Some(reason.clone()),
             _ => None,
         });
@@ -171,7 +173,10 @@ impl App {
             Link::Live | Link::Replay | Link::Ended => vec!["waiting for the snapshot".to_owned()],
         };
         if self.nodes.len() > 1 {
-            words.push(format!("none of {} answered yet: N shows each", text::plural(self.nodes.len(), "node")));
+            words.push(format!(
+                "none of {} answered yet: N shows each",
+                text::plural(self.nodes.len(), "node")
+            ));
         }
         words.truncate(usize::from(area.height));
         let mut y = area.y + 1;
@@ -230,7 +235,11 @@ impl App {
             }
             _ => area,
         };
-        let of = if cx.several() { format!("Capability checks of {}", cx.nodes[cx.node.0].name()) } else { "Capability checks".to_owned() };
+        let of = if cx.several() {
+            format!("Capability checks of {}", cx.nodes[cx.node.0].name())
+        } else {
+            "Capability checks".to_owned()
+        };
         section(buf, stream, &of);
         checks::tail(buf, stream, &cx);
     }

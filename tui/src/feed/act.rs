@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use sandboxd_api::console::console_client::ConsoleClient;
-use sandboxd_api::console::{
-    RemoveContainerRequest, RemovePodRequest, StopContainerRequest, StopPodRequest,
-};
+use sandboxd_api::console::{RemoveContainerRequest, RemovePodRequest, StopContainerRequest, StopPodRequest};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use super::backoff::{self, Backoff};
-use super::connect::{LinkError, connect};
+use super::connect::{LinkError, connect, root_cause};
 use super::log::Logs;
 use super::query::Query;
 use super::target::Target;
@@ -22,6 +22,10 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// UNIMPLEMENTED comes from a socket that serves something else: the CRI's, most likely.
 fn refused(path: &str, status: &tonic::Status) -> LinkError {
+    // No answer of the daemon's: what broke is inside.
+    if let Some(inner) = std::error::Error::source(status) {
+        return LinkError::Connect { path: path.to_owned(), why: root_cause(inner) };
+    }
     let words = match status.code() {
         tonic::Code::Unimplemented => {
             format!("{path} is no console socket; the default is /run/sandboxd/console.sock")
@@ -102,7 +106,11 @@ impl Task {
                         self.tell(FeedEvent::Message(message)).await?;
                     }
                     Ok(None) => return Ok(LinkError::Closed),
-                    Err(status) => return Ok(LinkError::Broken(status.message().to_owned())),
+                    Err(status) => {
+                        let inner = std::error::Error::source(&status);
+                        let why = inner.map_or_else(|| status.message().to_owned(), root_cause);
+                        return Ok(LinkError::Broken(why));
+                    }
                 },
                 request = self.requests.recv() => match request.ok_or(Gone)? {
                     Request::Follow(follow) => logs.follow(follow, channel.clone(), self.events.clone()),

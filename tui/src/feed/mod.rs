@@ -78,8 +78,12 @@ pub enum FeedEvent {
 /// What the console asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    Explain { seq: u64 },
-    Timeline { pod_id: String },
+    Explain {
+        seq: u64,
+    },
+    Timeline {
+        pod_id: String,
+    },
     Read(Query),
     /// Follows a log, instead of the one before.
     Follow(Follow),

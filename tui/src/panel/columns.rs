@@ -94,18 +94,25 @@ impl Chosen {
         self.0.as_deref()
     }
 
-    fn order(&self) -> &[Column] {
-        self.0.as_deref().unwrap_or(&Column::ALL)
+    fn order(&self, several: bool) -> Vec<Column> {
+        with_node(self.0.as_deref().unwrap_or(&Column::ALL), several)
     }
 
     /// What stays longest as the terminal narrows, first: an operator's own order says that too.
-    fn by_weight(&self) -> &[Column] {
-        self.0.as_deref().unwrap_or(&BY_WEIGHT)
+    fn by_weight(&self, several: bool) -> Vec<Column> {
+        with_node(self.0.as_deref().unwrap_or(&BY_WEIGHT), several)
     }
+}
 
-    fn has(&self, column: Column, several: bool) -> bool {
-        self.order().contains(&column) && (several || column != Column::Node)
+/// The node is no matter of choice: of several it must be seen, and of one it says nothing.
+fn with_node(columns: &[Column], several: bool) -> Vec<Column> {
+    let mut columns = columns.to_vec();
+    columns.retain(|column| several || *column != Column::Node);
+    if several && !columns.contains(&Column::Node) {
+        let name = columns.iter().position(|column| *column == Column::Name);
+        columns.insert(name.map_or(0, |name| name + 1), Column::Node);
     }
+    columns
 }
 
 /// How many of them come before the names get more room.
@@ -129,8 +136,9 @@ pub fn layout(width: usize, longest_name: usize, chosen: &Chosen, several: bool)
     let mut room = width.saturating_sub(MARGIN);
     let mut fitting = Vec::new();
     let mut least_name = shape(Column::Name).1;
-    for column in chosen.by_weight().iter().copied().filter(|column| chosen.has(*column, several)) {
-        if fitting.len() == ESSENTIAL && chosen.has(Column::Name, several) {
+    let weights = chosen.by_weight(several);
+    for column in weights.iter().copied() {
+        if fitting.len() == ESSENTIAL && weights.contains(&Column::Name) {
             // Names that can be read come before more columns.
             let wider = ROOMY_NAME - least_name;
             if wider > room {
@@ -149,7 +157,7 @@ pub fn layout(width: usize, longest_name: usize, chosen: &Chosen, several: bool)
     }
     let name = (least_name + room).min(longest_name.clamp(least_name, WIDEST_NAME));
     let mut x = MARGIN;
-    let order = chosen.order().iter().copied();
+    let order = chosen.order(several).into_iter();
     order
         .filter(|column| fitting.contains(column))
         .map(|column| {
@@ -163,10 +171,10 @@ pub fn layout(width: usize, longest_name: usize, chosen: &Chosen, several: bool)
 
 /// Headings of the chosen columns that are not among `placed`.
 pub fn hidden(placed: &[Placed], chosen: &Chosen, several: bool) -> Vec<&'static str> {
-    let order = chosen.order().iter().filter(|column| chosen.has(**column, several));
+    let order = chosen.order(several).into_iter();
     order
-        .filter(|column| placed.iter().all(|placed| placed.column != **column))
-        .map(|column| shape(*column).0)
+        .filter(|column| placed.iter().all(|placed| placed.column != *column))
+        .map(|column| shape(column).0)
         .collect()
 }
 
@@ -288,6 +296,8 @@ mod tests {
         assert_eq!(narrow, [Column::Denied, Column::Age]);
         assert_eq!(hidden(&layout(24, 25, &chosen, false), &chosen, false), ["NAMESPACE"]);
         assert_eq!(Chosen::only(Vec::new()), Chosen::default());
+        let several: Vec<_> = layout(80, 25, &chosen, true).iter().map(|placed| placed.column).collect();
+        assert_eq!(several, [Column::Node, Column::Denied, Column::Age, Column::Namespace]);
     }
 
     #[test]

@@ -178,8 +178,7 @@ impl LogView {
         let parts = if self.wrap { chunks(&line.text, room) } else { vec![skip(&line.text, self.shift)] };
         let mut out = Vec::new();
         for (index, part) in parts.into_iter().enumerate() {
-            let (sign, time) =
-                if index == 0 { (sign, time.clone()) } else { ("  ", " ".repeat(time.len())) };
+            let (sign, time) = if index == 0 { (sign, time.clone()) } else { ("  ", " ".repeat(time.len())) };
             let mut spans = vec![Span::styled(sign, style), Span::styled(time, theme.dim())];
             let part = text::fit(&part, room, theme.glyphs().ellipsis);
             spans.extend(marked(&part, &self.search, theme.plain(), theme.selected()));

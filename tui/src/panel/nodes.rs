@@ -37,7 +37,7 @@ fn words(node: &Node, cx: &Context<'_>) -> (String, Style) {
     match &node.link {
         Link::Waiting { reason, retry_at_ns, .. } => {
             let retry = text::age(retry_at_ns.saturating_sub(cx.now_ns).saturating_add(999_999_999));
-            (format!("{reason} {dot} again in {retry} {dot} {pods} of before"), theme.bad())
+            (format!("again in {retry} {dot} {pods} of before {dot} {reason}"), theme.bad())
         }
         _ if !node.model.filled => (node.endpoint.clone(), theme.dim()),
         _ => {

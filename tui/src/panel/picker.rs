@@ -20,8 +20,10 @@ pub struct Picker {
 
 impl Picker {
     pub fn new(chosen: &Chosen) -> Self {
-        let shown = chosen.listed().map_or_else(|| Column::ALL.to_vec(), <[_]>::to_vec);
-        let hidden = Column::ALL.into_iter().filter(|column| !shown.contains(column));
+        // The node's is there where there are several nodes, whatever is chosen.
+        let choosable = || Column::ALL.into_iter().filter(|column| *column != Column::Node);
+        let shown = chosen.listed().map_or_else(|| choosable().collect(), <[_]>::to_vec);
+        let hidden = choosable().filter(|column| !shown.contains(column));
         let hidden: Vec<_> = hidden.map(|column| (column, false)).collect();
         let columns = shown.iter().map(|column| (*column, true)).chain(hidden).collect();
         Self { columns, cursor: Cursor::default() }
