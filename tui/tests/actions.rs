@@ -229,10 +229,10 @@ async fn exec_names_the_container_and_the_command() {
     // None is running: nothing to run in.
     let mut stopped = snapshot.pods[0].clone();
     stopped.set_state(pod::State::NotReady);
-    sim.change(delta::Change::Pod(stopped));
+    sim.change(&delta::Change::Pod(stopped));
     for mut container in snapshot.containers {
         container.set_state(sandboxd_api::console::container::State::Exited);
-        sim.change(delta::Change::Container(container));
+        sim.change(&delta::Change::Container(container));
     }
     console.until_shown("exited").await;
     console.until("both", |screen| !screen.contains("● running")).await;

@@ -59,7 +59,7 @@ async fn the_same_check_number_of_two_nodes_is_two_checks() {
         let pod = sim.snapshot().pods[0].clone();
         let denied = Check { comm: comm.into(), ..world::check(7, &pod) };
         assert_eq!(denied.verdict(), check::Verdict::Denied);
-        sim.change(delta::Change::Check(denied));
+        sim.change(&delta::Change::Check(denied));
     }
     for node in ["one", "two"] {
         console.keys("1");

@@ -267,7 +267,7 @@ async fn exec_has_the_terminal_and_gives_it_back() {
     // While it runs the console goes on watching.
     let mut pod = sim.snapshot().pods[0].clone();
     pod.checks.get_or_insert_default().denied = 4_321;
-    sim.change(Change::Pod(pod));
+    sim.change(&Change::Pod(pod));
     pty.press(b"exit 3\r");
     pty.wait_for("ended with exit code 3");
     assert!(pty.screen.lock().unwrap().screen().alternate_screen());

@@ -67,9 +67,9 @@ impl Shared {
     }
 
     /// Changes the world and tells everyone who watches.
-    pub fn change(&self, change: Change) {
+    pub fn change(&self, change: &Change) {
         let mut state = self.lock();
-        world::apply(&mut state.snapshot, &change);
+        world::apply(&mut state.snapshot, change);
         let State { snapshot, watchers, .. } = &mut *state;
         watchers.tell(change, snapshot);
     }
@@ -147,7 +147,7 @@ impl Sim {
         Self { socket: PathBuf::new(), address: Some(address), shared, stop: Some(stop), served }
     }
 
-    pub fn change(&self, change: Change) {
+    pub fn change(&self, change: &Change) {
         self.shared.change(change);
     }
 
@@ -197,7 +197,7 @@ impl Sim {
                 while due >= 1_000 {
                     due -= 1_000;
                     for change in world::step(&shared.lock().snapshot) {
-                        shared.change(change);
+                        shared.change(&change);
                     }
                 }
             }

@@ -47,7 +47,7 @@ impl Service {
         container.set_state(container::State::Exited);
         container.exit_code = 137;
         container.pid = 0;
-        self.shared.change(Change::Container(container));
+        self.shared.change(&Change::Container(container));
     }
 }
 
@@ -162,7 +162,7 @@ impl Console for Service {
         let mut pod = pod.ok_or_else(|| Status::not_found(format!("no pod {id}")))?;
         pod.set_state(pod::State::NotReady);
         pod.processes.clear();
-        self.shared.change(Change::Pod(pod));
+        self.shared.change(&Change::Pod(pod));
         Ok(Response::new(StopPodResponse {}))
     }
 
@@ -170,9 +170,9 @@ impl Console for Service {
         let id = request.into_inner().pod_id;
         self.act("remove-pod", &id)?;
         for container in self.containers_of(&id) {
-            self.shared.change(Change::ContainerRemoved(container.id));
+            self.shared.change(&Change::ContainerRemoved(container.id));
         }
-        self.shared.change(Change::PodRemoved(id));
+        self.shared.change(&Change::PodRemoved(id));
         Ok(Response::new(RemovePodResponse {}))
     }
 
@@ -190,7 +190,7 @@ impl Console for Service {
         let id = request.into_inner().container_id;
         self.act("remove-container", &id)?;
         let id = self.container(&id)?.id;
-        self.shared.change(Change::ContainerRemoved(id));
+        self.shared.change(&Change::ContainerRemoved(id));
         Ok(Response::new(RemoveContainerResponse {}))
     }
 
