@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandboxd::container::error::ContainerError;
-use sandboxd::container::model::{Container, ContainerId, ContainerState, Ids};
+use sandboxd::container::model::{Container, ContainerId, ContainerState, Ids, ImageNames};
 use sandboxd::container::spec::{ContainerSpec, GroupsPolicy, ImageRef, Metadata, PidMode, RunAs, Security};
 use sandboxd::pod::model::{Pod, PodId};
 use sandboxd::pod::spec::Seccomp;
@@ -66,7 +66,7 @@ async fn room(task: &Arc<dyn Task>, stdin_once: bool, tty: bool) -> Room {
         spec: spec(stdin_once, tty),
         state: ContainerState::Running,
         image_id: String::new(),
-        image_names: sandboxd::container::model::ImageNames::default(),
+        image_names: ImageNames::default(),
         layers: Vec::new(),
         ids: Ids::default(),
         created_at_ns: 1,
