@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::ImageRoom;
+use crate::console::access::{Caller, Operators};
 use crate::cri::CriError;
 
 /// Between two words on a pull's progress.
@@ -22,13 +23,28 @@ const PERIOD: Duration = Duration::from_millis(200);
 
 /// The service over these images.
 #[must_use]
-pub fn server(room: ImageRoom) -> ImagesServer<impl Images> {
-    ImagesServer::new(Service { room })
+pub fn server(room: ImageRoom, operators: Operators) -> ImagesServer<impl Images> {
+    ImagesServer::new(Service { room, operators })
 }
 
 #[derive(Debug)]
 struct Service {
     room: ImageRoom,
+    operators: Operators,
+}
+
+impl Service {
+    /// Whoever may do this: all but looking changes the node, or reads and writes its files.
+    fn operator<T>(
+        &self,
+        action: &'static str,
+        object: &str,
+        request: &Request<T>,
+    ) -> Result<Caller, Status> {
+        let caller = self.operators.caller(request.extensions());
+        caller.must_act(action, object)?;
+        Ok(caller)
+    }
 }
 
 #[tonic::async_trait]
@@ -36,6 +52,7 @@ impl Images for Service {
     type PullStream = Pin<Box<dyn Stream<Item = Result<api::PullResponse, Status>> + Send>>;
 
     async fn pull(&self, request: Request<api::PullRequest>) -> Result<Response<Self::PullStream>, Status> {
+        let caller = self.operator("Pull", &request.get_ref().reference, &request)?;
         let request = request.into_inner();
         let reference: Reference = request.reference.parse().map_err(CriError::Reference)?;
         let given =
@@ -43,7 +60,7 @@ impl Images for Service {
         let credentials = given.new("").map_err(CriError::Credentials)?;
         let request = PullRequest { reference, credentials, plain_http: request.plain_http };
         let (out, stream) = mpsc::channel(4);
-        tokio::spawn(watched(self.room.clone(), request, out));
+        tokio::spawn(watched(self.room.clone(), request, caller, out));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -59,10 +76,14 @@ impl Images for Service {
         &self,
         request: Request<api::ImportRequest>,
     ) -> Result<Response<api::ImportResponse>, Status> {
+        let caller = self.operator("Import", &request.get_ref().path, &request)?;
         let request = request.into_inner();
         let path = absolute(&request.path)?;
         let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
-        let images = self.room.images().import(&path, name).await.map_err(CriError::Image)?;
+        let images = self.room.images().import(&path, name).await;
+        let images = images.map_err(|error| Status::from(CriError::Image(error)));
+        caller.audit("Import", &request.path, &images);
+        let images = images?;
         let images = images.iter().map(|image| api::ImportedImage {
             id: image.id.to_string(),
             names: image.repo_tags.iter().chain(&image.repo_digests).cloned().collect(),
@@ -74,6 +95,7 @@ impl Images for Service {
         &self,
         request: Request<api::ExportRequest>,
     ) -> Result<Response<api::ExportResponse>, Status> {
+        let caller = self.operator("Export", &request.get_ref().path, &request)?;
         let request = request.into_inner();
         let path = absolute(&request.path)?;
         let format = match request.format.as_str() {
@@ -88,7 +110,10 @@ impl Images for Service {
             return Err(Status::invalid_argument("no image to export: name at least one"));
         }
         let images = self.room.images();
-        images.export(&request.references, format, &path).await.map_err(CriError::Image)?;
+        let exported = images.export(&request.references, format, &path).await;
+        let exported = exported.map_err(|error| Status::from(CriError::Image(error)));
+        caller.audit("Export", &request.path, &exported);
+        exported?;
         Ok(Response::new(api::ExportResponse {}))
     }
 }
@@ -97,6 +122,7 @@ impl Images for Service {
 async fn watched(
     room: ImageRoom,
     request: PullRequest,
+    caller: Caller,
     out: mpsc::Sender<Result<api::PullResponse, Status>>,
 ) {
     let reference = request.reference.clone();
@@ -110,6 +136,7 @@ async fn watched(
                     Ok(image) => Ok(api::PullResponse { image_id: image.id.to_string(), progress: None }),
                     Err(error) => Err(CriError::Pull(error).into()),
                 };
+                caller.audit("Pull", &reference.to_string(), &last);
                 let _ = out.send(last).await;
                 return;
             }
