@@ -4,6 +4,9 @@
 mod cli;
 mod config_fields;
 mod console;
+mod console_access;
+mod console_service;
+mod console_streams;
 mod containers;
 mod demo;
 mod faults;
