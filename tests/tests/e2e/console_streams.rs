@@ -86,7 +86,7 @@ fn a_log_is_read_from_its_beginning_its_end_or_a_time() {
         let mut texts: Vec<_> = lines.iter().map(|line| (&line.text[..], line.stderr)).collect();
         texts.sort();
         ensure!(texts == [(&b"one"[..], false), (b"three", false), (b"two", true)], "{lines:?}");
-        ensure!(lines.iter().all(|line| line.time_ns >= status.started_at && !line.partial), "{lines:?}");
+        ensure!(lines.iter().all(|line| line.time_ns >= status.created_at && !line.partial), "{lines:?}");
         let last = Log::open(&console, ReadLogRequest { tail_lines: 1, ..of(&id) }).await?.rest().await?;
         ensure!(last.len() == 1, "{last:?}");
         let since_ns = lines.iter().map(|line| line.time_ns).max().unwrap_or(0) + 1;
