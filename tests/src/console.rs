@@ -30,6 +30,12 @@ impl Console {
         Ok(Self { client: ConsoleClient::new(channel.clone()), images: ImagesClient::new(channel) })
     }
 
+    /// Over a connection that is there.
+    #[must_use]
+    pub fn over(channel: Channel) -> Self {
+        Self { client: ConsoleClient::new(channel) }
+    }
+
     /// Opens the stream; the snapshot and the deltas that follow it.
     ///
     /// # Errors

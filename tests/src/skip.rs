@@ -22,6 +22,8 @@ pub enum Need {
     Bpf,
     /// docker-registry, skopeo, openssl and htpasswd.
     Registry,
+    /// For certificates.
+    Openssl,
     /// The OCI runtime, where the daemon finds it.
     Runc,
     /// A second daemon, built without the observer.
@@ -57,6 +59,7 @@ impl Need {
                 }
             }
             Self::Registry => Registry::missing(),
+            Self::Openssl => bins::on_path("openssl").is_none().then(|| "no openssl on the PATH".to_owned()),
             Self::Runc => bins::on_path("runc").is_none().then(|| "no runc on the PATH".to_owned()),
             Self::NoObserverBuild => std::env::var_os(bins::NO_OBSERVER)
                 .is_none()

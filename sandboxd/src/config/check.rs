@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Config, Handler, NETWORK_FIRST, RuntimeKind, Streaming};
+use super::{Config, Console, Handler, NETWORK_FIRST, RuntimeKind, Streaming};
 use crate::pod::model::FlowKind;
 
 /// Longest path a unix socket can have: `sun_path` of unix(7) without its NUL.
@@ -85,6 +85,14 @@ pub enum Wrong {
     Tls { reason: String },
     #[error("others could listen in and type along: set tls_cert and tls_key, or use 127.0.0.1")]
     PlainAddress,
+    #[error(
+        "needs {others} beside it: consoles of other machines are served over TLS, by their certificates"
+    )]
+    ConsoleTls { others: String },
+    #[error("not used without console.address: set it, or leave the key empty")]
+    NoAddress,
+    #[error("not an address and a port: write for example \"0.0.0.0:9466\", or leave the key empty")]
+    Address,
     #[error("not between 1s and 7d: write for example \"4h\"")]
     IdleTimeout,
     #[error("not between 1 and 65536: write for example 1000")]
@@ -98,6 +106,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
     found.paths(config);
     found.cni(config);
     found.others(config);
+    found.console(config);
     found.image(&config.image);
     found.streaming(&config.streaming);
     let handlers = config.handlers();
@@ -181,17 +190,63 @@ impl Checker {
         if !HISTORY_AGE.contains(&c.observer.history_age) {
             self.add("observer.history_age", c.observer.history_age, Wrong::HistoryAge);
         }
-        if !c.socket_group.is_empty()
-            && !matches!(nix::unistd::Group::from_name(&c.socket_group), Ok(Some(_)))
-        {
-            self.add("socket_group", &c.socket_group, Wrong::NoGroup);
-        }
+        self.group("socket_group", &c.socket_group);
         let shim = &c.pod.shim_path;
         if !shim.as_os_str().is_empty() {
             self.absolute("pod.shim_path", shim);
             if shim.is_absolute() && !shim.is_file() {
                 self.add("pod.shim_path", shim, Wrong::NoFile);
             }
+        }
+    }
+
+    fn group(&mut self, key: &str, name: &str) {
+        if !name.is_empty() && !matches!(nix::unistd::Group::from_name(name), Ok(Some(_))) {
+            self.add(key, name, Wrong::NoGroup);
+        }
+    }
+
+    fn console(&mut self, c: &Config) {
+        let c: &Console = &c.console;
+        self.group("console.socket_group", &c.socket_group);
+        self.group("console.operator_group", &c.operator_group);
+        let files = [
+            ("console.tls_cert", &c.tls_cert),
+            ("console.tls_key", &c.tls_key),
+            ("console.client_ca", &c.client_ca),
+        ];
+        let (given, missing): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|(_, path)| !path.as_os_str().is_empty());
+        if c.address.is_empty() {
+            for (key, path) in given {
+                self.add(key, path, Wrong::NoAddress);
+            }
+            return;
+        }
+        if c.address.parse::<std::net::SocketAddr>().is_err() {
+            self.add("console.address", &c.address, Wrong::Address);
+        }
+        if !missing.is_empty() {
+            let others = missing.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(", ");
+            self.add("console.address", &c.address, Wrong::ConsoleTls { others });
+        }
+        let before = self.0.len();
+        for (key, path) in given {
+            self.absolute(key, path);
+            if path.is_absolute() && !path.is_file() {
+                self.add(key, path, Wrong::NoFile);
+            }
+        }
+        if missing.is_empty() && self.0.len() == before {
+            self.tls("console.tls_cert", &c.tls());
+        }
+    }
+
+    fn tls(&mut self, key: &str, tls: &sandboxd_streaming::Tls) {
+        if let Err(error) = tls.check() {
+            let source = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            let reason = format!("{error}{}", source.unwrap_or_default());
+            self.add(key, &tls.cert, Wrong::Tls { reason });
         }
     }
 
@@ -260,12 +315,8 @@ impl Checker {
             }
             _ => {}
         }
-        if let (Some(tls), true) = (c.tls(), self.0.len() == before)
-            && let Err(error) = tls.check()
-        {
-            let source = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            let reason = format!("{error}{}", source.unwrap_or_default());
-            self.add("streaming.tls_cert", &c.tls_cert, Wrong::Tls { reason });
+        if let (Some(tls), true) = (c.tls(), self.0.len() == before) {
+            self.tls("streaming.tls_cert", &tls);
         }
         if !c.address.ip().is_loopback() && c.tls().is_none() {
             self.add("streaming.address", c.address, Wrong::PlainAddress);

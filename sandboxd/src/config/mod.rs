@@ -7,6 +7,7 @@
 //! with the key, the value and what to do.
 
 mod check;
+mod console;
 mod duration;
 mod handlers;
 mod image;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::observer::{Bounds, ObserverSettings, Rung, SyscallResults};
 
 pub use check::{Problem, check};
+pub use console::Console;
 pub use handlers::{Handler, NATIVE, NETWORK_FIRST, RuntimeKind};
 pub use image::Image;
 pub use streaming::{Streaming, TlsVersion};
@@ -44,6 +46,7 @@ pub struct Config {
     pub default_handler: String,
     /// An address and a port, or empty ([`Config::metrics`]).
     pub metrics_address: String,
+    pub console: Console,
     pub cni: Cni,
     pub cgroup: Cgroup,
     pub log: Log,
@@ -146,6 +149,7 @@ impl Default for Config {
             socket_group: String::new(),
             default_handler: NATIVE.to_owned(),
             metrics_address: String::new(),
+            console: Console::default(),
             cni: Cni::default(),
             cgroup: Cgroup::default(),
             log: Log::default(),

@@ -57,6 +57,25 @@ fn problems(text: &str) -> Vec<(String, Wrong)> {
 }
 
 #[test]
+fn a_console_on_the_network_needs_all_its_certificates() {
+    let found = problems("[console]\naddress = '127.0.0.1:9466'\ntls_cert = '/no/such'");
+    let others = "console.tls_key, console.client_ca".to_owned();
+    let expected = [
+        ("console.address".to_owned(), Wrong::ConsoleTls { others }),
+        ("console.tls_cert".to_owned(), Wrong::NoFile),
+    ];
+    assert_eq!(found, expected);
+    let found = problems("[console]\naddress = 'here'\ntls_cert = '/a'\ntls_key = '/b'\nclient_ca = '/c'");
+    assert_eq!(found[0], ("console.address".to_owned(), Wrong::Address));
+    assert_eq!(found.len(), 4, "{found:?}");
+    assert_eq!(Config::default().console_socket_group(), "");
+    let groups = |text| Config::parse(text).expect("parses").console_socket_group().to_owned();
+    assert_eq!(groups("[console]\noperator_group = 'ops'"), "ops");
+    assert_eq!(groups("socket_group = 'all'\n[console]\noperator_group = 'ops'"), "all");
+    assert_eq!(groups("socket_group = 'all'\n[console]\nsocket_group = 'look'"), "look");
+}
+
+#[test]
 fn values_that_cannot_work_are_named() {
     let one =
         |text: &str, key: &str, wrong: Wrong| assert_eq!(problems(text), [(key.to_owned(), wrong)], "{text}");
@@ -69,6 +88,8 @@ fn values_that_cannot_work_are_named() {
     one("[cni]\nadd_timeout = '0s'", "cni.add_timeout", Wrong::Timeout);
     one("[cni]\ndel_timeout = '11m'", "cni.del_timeout", Wrong::Timeout);
     one("metrics_address = 'localhost'", "metrics_address", Wrong::MetricsAddress);
+    one("[console]\noperator_group = 'no-such-group'", "console.operator_group", Wrong::NoGroup);
+    one("[console]\ntls_key = '/k'", "console.tls_key", Wrong::NoAddress);
     one("[observer]\nhistory = 2000000", "observer.history", Wrong::History);
     one("[observer]\nhistory_mib = 0", "observer.history_mib", Wrong::Count { most: 1024 });
     one("[observer]\nhistory_age = '31d'", "observer.history_age", Wrong::HistoryAge);

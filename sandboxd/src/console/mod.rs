@@ -1,13 +1,24 @@
 //! The console endpoint: what an operator's console sees of this node (`sandboxd.console.v1`).
 //!
-//! A room that only reads: snapshots of the pods, what the observer recorded, the node's preflight. The two
-//! calls that change something, StopPod and RemovePod, go to the pods as a CRI call would.
+//! ```text
+//!  unix socket ── peer: uid, groups ──────┐              ┌─ watch, usage, log …: whoever can connect
+//!  TLS (endpoint) ── peer: certificate ───┴─▶ service ───┤
+//!                                                        └─ actions, exec: access decides, and writes it down
+//! ```
+//! Reading goes to snapshots of the other rooms; what changes something goes to the pods and containers as a CRI
+//! call would.
 
+pub mod access;
+mod actions;
 mod capabilities;
 mod container;
+pub mod endpoint;
 pub mod events;
+mod exec;
 pub mod leaks;
+mod log;
 mod namespaces;
+pub mod peer;
 mod service;
 mod usage;
 mod watch;
@@ -17,6 +28,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use sandboxd_api::console as api;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::container::Containers;
@@ -28,6 +41,8 @@ use crate::pod::Pods;
 use crate::pod::model::{Pod, PodId};
 use crate::stats::Stats;
 use crate::telemetry::Figures;
+use crate::streaming::NodeTargets;
+use access::Operators;
 use events::Events;
 
 pub use service::server;
@@ -58,6 +73,13 @@ pub struct Sources {
     pub stats: Stats,
     /// Latencies, for the metrics.
     pub figures: Arc<Figures>,
+    pub operators: Operators,
+    /// What commands are executed in.
+    pub targets: NodeTargets,
+    /// What operators asked for and has no answer yet.
+    pub acts: TaskTracker,
+    /// Cancelled when the daemon begins to end.
+    pub closing: CancellationToken,
     /// For the preflight checks.
     pub config: Config,
 }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::Stream;
 use sandboxd_api::MAX_MESSAGE_SIZE;
@@ -11,8 +12,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::access::Caller;
 use super::events::EventFilter;
-use super::{Sources, capabilities, namespaces, usage, watch, wire};
+use super::log::{self, Log, Wanted};
+use super::{Sources, capabilities, exec, namespaces, usage, watch, wire};
+use crate::container::model::Container;
 use crate::cri::CriError;
 use crate::observer::CheckFilter;
 use crate::pod::model::Pod;
@@ -24,6 +28,9 @@ const LIST_DEFAULT: usize = 1_000;
 const LIST_MOST: usize = 100_000;
 /// Messages on their way to one client.
 const IN_FLIGHT: usize = 64;
+
+/// A stream of answers.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The console service over these sources.
 #[must_use]
@@ -42,6 +49,25 @@ impl Service {
         pod.ok_or_else(|| Status::not_found(format!("no pod has the id {id:?}: list the pods for their ids")))
     }
 
+    fn container(&self, id: &str) -> Result<Arc<Container>, Status> {
+        let container = self.sources.containers.store().find(id).map_err(CriError::Container)?;
+        container.ok_or_else(|| {
+            Status::not_found(format!("no container has the id {id:?}: list the containers for their ids"))
+        })
+    }
+
+    /// Whoever may do this.
+    fn operator<T>(
+        &self,
+        action: &'static str,
+        object: &str,
+        request: &Request<T>,
+    ) -> Result<Caller, Status> {
+        let caller = self.sources.operators.caller(request.extensions());
+        caller.must_act(action, object)?;
+        Ok(caller)
+    }
+
     /// `None`: all.
     fn pod_or_all(&self, id: &str) -> Result<Option<Arc<Pod>>, Status> {
         if id.is_empty() { Ok(None) } else { self.pod(id).map(Some) }
@@ -55,18 +81,19 @@ fn limit(asked: u32) -> usize {
 
 #[tonic::async_trait]
 impl Console for Service {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<api::WatchResponse, Status>> + Send>>;
+    type WatchStream = Answers<api::WatchResponse>;
 
     async fn watch(
         &self,
         request: Request<api::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let access = self.sources.operators.caller(request.extensions()).access();
         let recent = match request.into_inner().recent_checks {
             0 => RECENT,
             n => (n as usize).min(LIST_MOST),
         };
         let (out, stream) = mpsc::channel(IN_FLIGHT);
-        tokio::spawn(watch::feed(Arc::clone(&self.sources), recent, out));
+        tokio::spawn(watch::feed(Arc::clone(&self.sources), recent, access, out));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -164,53 +191,86 @@ impl Console for Service {
         Ok(Response::new(api::ListEventsResponse { events, forgotten }))
     }
 
-    type ReadLogStream = Pin<Box<dyn Stream<Item = Result<api::ReadLogResponse, Status>> + Send>>;
+    type ReadLogStream = Answers<api::ReadLogResponse>;
 
     async fn read_log(
         &self,
-        _: Request<api::ReadLogRequest>,
+        request: Request<api::ReadLogRequest>,
     ) -> Result<Response<Self::ReadLogStream>, Status> {
-        Err(Status::unimplemented("ReadLog is not built yet"))
+        let api::ReadLogRequest { container_id, follow, tail_lines, since_ns } = request.into_inner();
+        let container = self.container(&container_id)?;
+        let place = self.sources.containers.log_place(&container).map_err(CriError::Container)?;
+        let place = place.ok_or_else(|| {
+            let name = &container.spec.metadata.name;
+            Status::failed_precondition(format!(
+                "container {name:?} has no log: it was made without a log_path"
+            ))
+        })?;
+        let log = Log::open(place, Wanted { follow, tail_lines, since_ns }).await?;
+        let (out, stream) = mpsc::channel(log::IN_FLIGHT);
+        let (sources, id) = (Arc::clone(&self.sources), container.id.to_string());
+        let ended = move || {
+            let container = sources.containers.store().find(&id).ok().flatten();
+            container.is_none_or(|container| container.ended.is_some())
+        };
+        tokio::spawn(log.send(ended, out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type ExecStream = Answers<api::ExecResponse>;
+
+    async fn exec(
+        &self,
+        request: Request<tonic::Streaming<api::ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        let caller = self.operator("Exec", "a container", &request)?;
+        let mut asked = request.into_inner();
+        let start = exec::first(&mut asked).await?;
+        let container = self.container(&start.container_id)?;
+        let object = format!("{}: {}", self.sources.named_container(&container), exec::command_line(&start));
+        let started = exec::start(&self.sources.targets, &container.id, &start).await;
+        caller.audit("Exec", &object, &started);
+        let (out, stream) = mpsc::channel(exec::IN_FLIGHT);
+        let closing = self.sources.closing.clone();
+        self.sources.acts.spawn(started?.serve(asked, caller, object, closing, out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     async fn stop_container(
         &self,
-        _: Request<api::StopContainerRequest>,
+        request: Request<api::StopContainerRequest>,
     ) -> Result<Response<api::StopContainerResponse>, Status> {
-        Err(Status::unimplemented("StopContainer is not built yet"))
+        let caller = self.operator("StopContainer", &request.get_ref().container_id, &request)?;
+        let request = request.into_inner();
+        let container = self.container(&request.container_id)?;
+        let grace = Duration::from_secs(request.timeout_s.into());
+        self.sources.stop_container(caller, container, grace).await.map(Response::new)
     }
 
     async fn remove_container(
         &self,
-        _: Request<api::RemoveContainerRequest>,
+        request: Request<api::RemoveContainerRequest>,
     ) -> Result<Response<api::RemoveContainerResponse>, Status> {
-        Err(Status::unimplemented("RemoveContainer is not built yet"))
-    }
-
-    type ExecStream = Pin<Box<dyn Stream<Item = Result<api::ExecResponse, Status>> + Send>>;
-
-    async fn exec(
-        &self,
-        _: Request<tonic::Streaming<api::ExecRequest>>,
-    ) -> Result<Response<Self::ExecStream>, Status> {
-        Err(Status::unimplemented("Exec is not built yet"))
+        let caller = self.operator("RemoveContainer", &request.get_ref().container_id, &request)?;
+        let container = self.container(&request.get_ref().container_id)?;
+        self.sources.remove_container(caller, container).await.map(Response::new)
     }
 
     async fn stop_pod(
         &self,
         request: Request<api::StopPodRequest>,
     ) -> Result<Response<api::StopPodResponse>, Status> {
-        let pod = self.pod(&request.into_inner().pod_id)?;
-        self.sources.pods.stop(pod.id.as_str()).await.map_err(CriError::Pod)?;
-        Ok(Response::new(api::StopPodResponse {}))
+        let caller = self.operator("StopPod", &request.get_ref().pod_id, &request)?;
+        let pod = self.pod(&request.get_ref().pod_id)?;
+        self.sources.stop_pod(caller, pod).await.map(Response::new)
     }
 
     async fn remove_pod(
         &self,
         request: Request<api::RemovePodRequest>,
     ) -> Result<Response<api::RemovePodResponse>, Status> {
-        let pod = self.pod(&request.into_inner().pod_id)?;
-        self.sources.pods.remove(pod.id.as_str()).await.map_err(CriError::Pod)?;
-        Ok(Response::new(api::RemovePodResponse {}))
+        let caller = self.operator("RemovePod", &request.get_ref().pod_id, &request)?;
+        let pod = self.pod(&request.get_ref().pod_id)?;
+        self.sources.remove_pod(caller, pod).await.map(Response::new)
     }
 }

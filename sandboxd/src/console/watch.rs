@@ -31,15 +31,21 @@ const RECENT_EVENTS: usize = 256;
 type Out = mpsc::Sender<Result<wire::WatchResponse, Status>>;
 
 /// Feeds one client until it goes.
-pub(super) async fn feed(sources: Arc<Sources>, recent: usize, out: Out) {
+pub(super) async fn feed(sources: Arc<Sources>, recent: usize, access: wire::Access, out: Out) {
     let mut missed = 0;
-    while let Some(more) = stream(&sources, recent, missed, &out).await {
+    while let Some(more) = stream(&sources, recent, &access, missed, &out).await {
         missed = more;
     }
 }
 
 /// One snapshot and what follows it. `Some`: the client missed that many, and wants a new one.
-async fn stream(sources: &Sources, recent: usize, missed: u64, out: &Out) -> Option<u64> {
+async fn stream(
+    sources: &Sources,
+    recent: usize,
+    access: &wire::Access,
+    missed: u64,
+    out: &Out,
+) -> Option<u64> {
     // Subscribed before the snapshot is taken: a change may come twice, never not at all.
     let mut checks = sources.observer.subscribe();
     let (pods, mut pod_changes) = sources.pods.store().list_and_subscribe();
@@ -61,7 +67,7 @@ async fn stream(sources: &Sources, recent: usize, missed: u64, out: &Out) -> Opt
         time_ns: now_ns(),
         containers: containers.iter().map(|it| container::container(it)).collect(),
         recent_events,
-        access: None,
+        access: Some(access.clone()),
     };
     send(out, wire::WatchResponse { message: Some(Message::Snapshot(snapshot)) }).await?;
     let mut tick = tokio::time::interval(STATUS_EVERY);

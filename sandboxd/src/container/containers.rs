@@ -16,7 +16,7 @@ use super::driver::{Driver, Live};
 use super::error::ContainerError;
 use super::exec::{self, ExecOutput};
 use super::ground::Node;
-use super::log_file;
+use super::log_file::{self, LogPlace};
 use super::model::{Container, ContainerId, ContainerState};
 use super::record::Records;
 use super::spec::ContainerSpec;
@@ -148,6 +148,21 @@ impl Containers {
         let process = self.handle(id)?.process?;
         let sets = process.capabilities().as_ref()?;
         Some(sets.bounding().as_ref().map_or(0, crate::runtime::capabilities::bits))
+    }
+
+    /// Where a container's log is; `None`: it has none.
+    ///
+    /// # Errors
+    /// When its pod cannot be looked up.
+    pub fn log_place(&self, container: &Container) -> Result<Option<LogPlace>, ContainerError> {
+        let Some(path) = container.spec.log_path.clone() else { return Ok(None) };
+        Ok(Some(LogPlace::new(self.log_base(container, &path)?, path)))
+    }
+
+    fn log_base(&self, container: &Container, path: &Path) -> Result<PathBuf, ContainerError> {
+        let pod = self.base.pods.find(container.pod.as_str())?;
+        let base = pod.and_then(|pod| pod.spec.log_directory.clone());
+        Ok(base.unwrap_or_else(|| path.parent().unwrap_or(Path::new("/")).to_owned()))
     }
 
     fn existing(&self, id: &str) -> Result<Arc<Container>, ContainerError> {
@@ -334,9 +349,7 @@ impl ContainerService for Arc<Containers> {
     async fn reopen_log(&self, id: &str) -> Result<(), ContainerError> {
         let (container, task) = self.task(id)?;
         let Some(path) = container.spec.log_path.clone() else { return Ok(()) };
-        let base =
-            self.base.pods.find(container.pod.as_str())?.and_then(|pod| pod.spec.log_directory.clone());
-        let base = base.unwrap_or_else(|| path.parent().unwrap_or(Path::new("/")).to_owned());
+        let base = self.log_base(&container, &path)?;
         let (log, new) = log_file::open(&base, &path)?;
         task.reopen_log(log).await.map_err(|source| {
             // Nobody writes to it: what is there is an empty file that was not there before.

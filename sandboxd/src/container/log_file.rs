@@ -1,8 +1,9 @@
 //! Opens a container's log, beneath its pod's log directory and through no link.
 
 use std::fs;
-use std::os::fd::OwnedFd;
-use std::path::{Component, Path};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -20,7 +21,7 @@ pub(super) fn open(base: &Path, path: &Path) -> Result<(OwnedFd, bool), Containe
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut dir =
         rustix::fs::open(base, flags, Mode::empty()).map_err(|e| io_error("opening", base)(e.into()))?;
-    let outside = || io_error("opening the log", path)(std::io::ErrorKind::InvalidInput.into());
+    let outside = || io_error("opening the log", path)(io::ErrorKind::InvalidInput.into());
     let relative = path.strip_prefix(base).map_err(|_| outside())?;
     let name = relative.file_name().ok_or_else(outside)?;
     for component in relative.parent().into_iter().flat_map(Path::components) {
@@ -48,6 +49,49 @@ pub(super) fn open(base: &Path, path: &Path) -> Result<(OwnedFd, bool), Containe
         rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile
     });
     if regular { Ok((file, new)) } else { Err(outside()) }
+}
+
+/// Where a container's log is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPlace {
+    base: PathBuf,
+    path: PathBuf,
+}
+
+impl LogPlace {
+    /// `base`: the pod's log directory, above `path`.
+    #[must_use]
+    pub fn new(base: PathBuf, path: PathBuf) -> Self {
+        Self { base, path }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens what is there for reading: a regular file beneath the pod's log directory, through no link. Never
+    /// waits, whatever lies there.
+    ///
+    /// # Errors
+    /// When there is nothing, or something else.
+    pub fn open(&self) -> io::Result<fs::File> {
+        let outside = || io::Error::new(io::ErrorKind::InvalidInput, "it leaves the pod's log directory");
+        let relative = self.path.strip_prefix(&self.base).map_err(|_| outside())?;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let base = rustix::fs::open(&self.base, flags | OFlags::DIRECTORY, Mode::empty())?;
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        // Not opened before it is known what it is: opening a device or a FIFO does something.
+        let found = rustix::fs::openat2(&base, relative, flags | OFlags::NOFOLLOW, Mode::empty(), beneath)?;
+        let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);
+        if kind != rustix::fs::FileType::RegularFile {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("it is no regular file but a {kind:?}"),
+            ));
+        }
+        fs::File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub mod user;
 pub mod volumes;
 
 pub use containers::{Containers, Foundations};
+pub use log_file::LogPlace;
 pub use store::ContainerChange;
 
 /// A path in a container without ".", ".." and doubled '/'; a relative one is taken as under "/".

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use sandboxd_api::console as api;
 use sandboxd_image::Images;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::DaemonError;
 use super::dirs::{self, Lock};
@@ -13,6 +15,8 @@ use super::node::{self, Node};
 use super::socket::Socket;
 use crate::cgroup::{CgroupSettings, Cgroups, DriverChoice};
 use crate::config::{CgroupDriver, Config, Handler, RuntimeKind};
+use crate::console::access::Operators;
+use crate::console::endpoint::Endpoint;
 use crate::console::events::Follow;
 use crate::console::leaks::Leaks;
 use crate::console::{NodeFacts, Sources};
@@ -44,6 +48,7 @@ pub struct Daemon {
     pub(super) sources: Arc<Sources>,
     pub(super) cri_socket: Socket,
     pub(super) console_socket: Socket,
+    pub(super) console_endpoint: Option<Endpoint>,
     pub(super) streams: Served,
     pub(super) network: Arc<Network>,
     pub(super) telemetry: Telemetry,
@@ -67,7 +72,12 @@ impl Daemon {
         dirs::make(&config.state)?;
         let locks = [Lock::take(&config.state)?, Lock::take(&config.root)?];
         let cri_socket = Socket::bind(&config.cri_socket, &config.socket_group)?;
-        let console_socket = Socket::bind(&config.console_socket, &config.socket_group)?;
+        let console_socket = Socket::bind(&config.console_socket, config.console_socket_group())?;
+        let operators = Operators::of(&config.console).map_err(|group| DaemonError::NoGroup { group })?;
+        let console_endpoint = match config.console.network() {
+            Some((address, tls)) => Some(Endpoint::bind(address, tls).await?),
+            None => None,
+        };
 
         let attribution = Arc::new(Attribution::default());
         // Loading the program takes longer than all the rest: it goes on beside it.
@@ -136,6 +146,10 @@ impl Daemon {
             leaks: Leaks::default(),
             stats: stats.clone(),
             figures: Arc::clone(telemetry.figures()),
+            operators,
+            targets: NodeTargets { pods: Arc::clone(&pods), containers: Arc::clone(&containers) },
+            acts: TaskTracker::new(),
+            closing: CancellationToken::new(),
             config: config.clone(),
         });
         let node = Node::new(&config, reported, Arc::clone(&network), &cgroups, observer, &native);
@@ -157,6 +171,7 @@ impl Daemon {
             sources,
             cri_socket,
             console_socket,
+            console_endpoint,
             streams,
             network,
             telemetry,

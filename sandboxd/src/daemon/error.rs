@@ -29,7 +29,7 @@ pub enum DaemonError {
     SocketInUse { path: PathBuf },
     #[error("{path} is there and is no socket: remove it, or configure another socket")]
     NotASocket { path: PathBuf },
-    #[error("no group {group:?} on this machine: create it, or empty socket_group")]
+    #[error("no group {group:?} on this machine: create it, or empty the key that names it")]
     NoGroup { group: String },
     #[error(transparent)]
     Runtime(#[from] crate::runtime::RuntimeError),
@@ -41,6 +41,8 @@ pub enum DaemonError {
     Cgroup(#[from] crate::cgroup::CgroupError),
     #[error(transparent)]
     Streaming(#[from] sandboxd_streaming::ServerError),
+    #[error(transparent)]
+    Console(#[from] crate::console::endpoint::EndpointError),
     #[error("opening the images")]
     Images(#[from] sandboxd_image::ImageError),
     #[error(transparent)]

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt, stream};
 use sd_notify::NotifyState;
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::accept::connections;
 use super::{Daemon, DaemonError, Signals};
 use crate::config::Config;
+use crate::console::endpoint::Endpoint;
+use crate::console::peer::Link;
 use crate::console::{self, Sources};
 use crate::cri::Cri;
 use crate::image;
@@ -21,6 +26,10 @@ use crate::pod::Pods;
 const DRAIN: Duration = Duration::from_secs(30);
 /// How long connections may take to end by themselves once no rpc is in flight: the last answers are sent.
 const FAREWELL: Duration = Duration::from_millis(300);
+
+/// How often a console that says nothing is asked whether it is there, and how long it has for the answer.
+const ALIVE_EVERY: Duration = Duration::from_secs(30);
+const ALIVE_WITHIN: Duration = Duration::from_secs(20);
 
 /// Between tries to give a lease back: at first, and when there is nothing to give back.
 const REAP_FIRST: Duration = Duration::from_secs(5);
@@ -42,6 +51,7 @@ impl Daemon {
             sources,
             cri_socket,
             console_socket,
+            console_endpoint,
             streams,
             network,
             telemetry,
@@ -50,13 +60,17 @@ impl Daemon {
         } = self;
         let (listener, cri_file) = cri_socket.listen()?;
         let (console_listener, console_file) = console_socket.listen()?;
-        let closing = CancellationToken::new();
+        let closing = sources.closing.clone();
+        let acts = sources.acts.clone();
         // A console never ends its stream by itself: it is cut off at the end, not drained.
         let console = tokio::spawn(
             tonic::transport::Server::builder()
+                // Who is gone without a word has its commands ended, and its place given to the next.
+                .http2_keepalive_interval(Some(ALIVE_EVERY))
+                .http2_keepalive_timeout(Some(ALIVE_WITHIN))
                 .add_service(console::server(Arc::clone(&sources)))
-                .add_service(image::server(image_room))
-                .serve_with_incoming(connections(console_listener)),
+                .add_service(image::server(image_room, sources.operators.clone()))
+                .serve_with_incoming(consoles(console_listener, console_endpoint)),
         );
         let leaks = tokio::spawn(console::leaks::watch(Arc::clone(&sources)));
         let metrics = metrics(&config, sources, closing.clone()).await?;
@@ -84,7 +98,7 @@ impl Daemon {
         // Nobody should find a socket that no longer answers.
         drop((cri_file, console_file));
         tokio::select! {
-            () = drained(&cri, &mut served) => {
+            () = drained(&cri, &acts, &mut served) => {
                 pods.drain(DRAIN).await;
                 containers.drain(DRAIN).await;
             }
@@ -106,6 +120,16 @@ impl Daemon {
         tracing::info!("ended");
         Ok(())
     }
+}
+
+/// The consoles of this machine, and of others where an address is configured.
+fn consoles(
+    listener: tokio::net::UnixListener,
+    endpoint: Option<Endpoint>,
+) -> impl Stream<Item = std::io::Result<Link>> {
+    let local = connections(listener).map(|stream| stream.map(Link::unix));
+    let remote = stream::iter(endpoint.map(Endpoint::accept)).flat_map(ReceiverStream::new);
+    stream::select(local, remote)
 }
 
 /// Serves metrics, where an address is configured.
@@ -133,8 +157,14 @@ async fn reap_leases(pods: Arc<Pods>, network: Arc<Network>) {
 }
 
 /// Ends when every rpc has its answer, or took too long.
-async fn drained(cri: &Cri, served: &mut JoinHandle<Result<(), tonic::transport::Error>>) {
-    if tokio::time::timeout(DRAIN, cri.idle()).await.is_err() {
+async fn drained(
+    cri: &Cri,
+    acts: &TaskTracker,
+    served: &mut JoinHandle<Result<(), tonic::transport::Error>>,
+) {
+    acts.close();
+    let idle = async { tokio::join!(cri.idle(), acts.wait()) };
+    if tokio::time::timeout(DRAIN, idle).await.is_err() {
         tracing::warn!(seconds = DRAIN.as_secs(), "some rpcs did not finish in time");
     }
     match tokio::time::timeout(FAREWELL, served).await {

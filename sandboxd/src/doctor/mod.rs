@@ -5,6 +5,7 @@
 
 mod cgroups;
 mod cni;
+mod console;
 mod kernel;
 mod namespaces;
 mod observer;
@@ -67,6 +68,7 @@ pub fn examine(config: &Config, observer: Option<&Observer>) -> Vec<Check> {
     checks.extend(cgroups::checks(config));
     checks.extend(cni::checks(config));
     checks.extend(places::checks(config));
+    checks.push(console::check(config));
     checks.push(observer::check(config, observer));
     checks.push(namespaces::check(config, observer));
     checks

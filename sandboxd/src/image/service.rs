@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{ImageRoom, archives};
+use crate::console::access::{Caller, Operators};
 use crate::cri::CriError;
 
 /// Between two words on a pull's progress.
@@ -23,13 +24,28 @@ const PERIOD: Duration = Duration::from_millis(200);
 
 /// The service over these images.
 #[must_use]
-pub fn server(room: ImageRoom) -> ImagesServer<impl Images> {
-    ImagesServer::new(Service { room }).max_decoding_message_size(MAX_MESSAGE_SIZE)
+pub fn server(room: ImageRoom, operators: Operators) -> ImagesServer<impl Images> {
+    ImagesServer::new(Service { room, operators }).max_decoding_message_size(MAX_MESSAGE_SIZE)
 }
 
 #[derive(Debug)]
 struct Service {
     room: ImageRoom,
+    operators: Operators,
+}
+
+impl Service {
+    /// Whoever may do this: all but looking changes the node, or reads and writes its files.
+    fn operator<T>(
+        &self,
+        action: &'static str,
+        object: &str,
+        request: &Request<T>,
+    ) -> Result<Caller, Status> {
+        let caller = self.operators.caller(request.extensions());
+        caller.must_act(action, object)?;
+        Ok(caller)
+    }
 }
 
 #[tonic::async_trait]
@@ -37,6 +53,7 @@ impl Images for Service {
     type PullStream = Pin<Box<dyn Stream<Item = Result<api::PullResponse, Status>> + Send>>;
 
     async fn pull(&self, request: Request<api::PullRequest>) -> Result<Response<Self::PullStream>, Status> {
+        let caller = self.operator("Pull", &request.get_ref().reference, &request)?;
         let request = request.into_inner();
         let reference: Reference = request.reference.parse().map_err(CriError::Reference)?;
         let given =
@@ -44,7 +61,7 @@ impl Images for Service {
         let credentials = given.new("").map_err(CriError::Credentials)?;
         let request = PullRequest { reference, credentials, plain_http: request.plain_http };
         let (out, stream) = mpsc::channel(4);
-        tokio::spawn(watched(self.room.clone(), request, out));
+        tokio::spawn(watched(self.room.clone(), request, caller, out));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -60,17 +77,21 @@ impl Images for Service {
         &self,
         request: Request<api::ImportRequest>,
     ) -> Result<Response<api::ImportResponse>, Status> {
+        let caller = self.operator("Import", &request.get_ref().path, &request)?;
         let request = request.into_inner();
         let path = absolute(&request.path)?;
         let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
-        let images = self.room.images().import(&path, name).await.map_err(CriError::Image)?;
-        Ok(Response::new(archives::imported(&images)))
+        let images = self.room.images().import(&path, name).await;
+        let images = images.map_err(|error| Status::from(CriError::Image(error)));
+        caller.audit("Import", &request.path, &images);
+        Ok(Response::new(archives::imported(&images?)))
     }
 
     async fn export(
         &self,
         request: Request<api::ExportRequest>,
     ) -> Result<Response<api::ExportResponse>, Status> {
+        let caller = self.operator("Export", &request.get_ref().path, &request)?;
         let request = request.into_inner();
         let path = absolute(&request.path)?;
         let format = archives::format(&request.format)?;
@@ -78,7 +99,10 @@ impl Images for Service {
             return Err(Status::invalid_argument("no image to export: name at least one"));
         }
         let images = self.room.images();
-        images.export(&request.references, format, &path).await.map_err(CriError::Image)?;
+        let exported = images.export(&request.references, format, &path).await;
+        let exported = exported.map_err(|error| Status::from(CriError::Image(error)));
+        caller.audit("Export", &request.path, &exported);
+        exported?;
         Ok(Response::new(api::ExportResponse {}))
     }
 
@@ -86,7 +110,10 @@ impl Images for Service {
         &self,
         request: Request<Streaming<api::ImportChunk>>,
     ) -> Result<Response<api::ImportResponse>, Status> {
-        archives::receive(&self.room, request.into_inner()).await.map(Response::new)
+        let caller = self.operator("ImportStream", "an archive", &request)?;
+        let received = archives::receive(&self.room, request.into_inner()).await;
+        caller.audit("ImportStream", "an archive", &received);
+        received.map(Response::new)
     }
 
     type ExportStreamStream = ReceiverStream<Result<api::ExportChunk, Status>>;
@@ -95,8 +122,10 @@ impl Images for Service {
         &self,
         request: Request<api::ExportRequest>,
     ) -> Result<Response<Self::ExportStreamStream>, Status> {
-        let chunks = archives::send(&self.room, request.into_inner())?;
-        Ok(Response::new(ReceiverStream::new(chunks)))
+        let caller = self.operator("ExportStream", "an archive", &request)?;
+        let chunks = archives::send(&self.room, request.into_inner());
+        caller.audit("ExportStream", "an archive", &chunks);
+        Ok(Response::new(ReceiverStream::new(chunks?)))
     }
 }
 
@@ -104,6 +133,7 @@ impl Images for Service {
 async fn watched(
     room: ImageRoom,
     request: PullRequest,
+    caller: Caller,
     out: mpsc::Sender<Result<api::PullResponse, Status>>,
 ) {
     let reference = request.reference.clone();
@@ -117,6 +147,7 @@ async fn watched(
                     Ok(image) => Ok(api::PullResponse { image_id: image.id.to_string(), progress: None }),
                     Err(error) => Err(CriError::Pull(error).into()),
                 };
+                caller.audit("Pull", &reference.to_string(), &last);
                 let _ = out.send(last).await;
                 return;
             }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::pipe::{Reader, Writer};
 use super::{StreamingError, Targets};
 use crate::container::error::ContainerError;
-use crate::runtime::task::{self, Streams};
+use crate::runtime::task::{self, Process, Streams};
 use crate::runtime::{Exit, RuntimeError};
 
 /// Terminal sizes that wait: more would be old ones.
@@ -25,10 +25,23 @@ pub(super) async fn exec(
     command: &[String],
     wanted: Wanted,
 ) -> Result<Session, StreamingError> {
+    Ok(start(targets, container, command, wanted).await?.1)
+}
+
+/// Executes the command; its process is there for who ends it with its client.
+///
+/// # Errors
+/// As [`exec`].
+pub(crate) async fn start(
+    targets: &dyn Targets,
+    container: &str,
+    command: &[String],
+    wanted: Wanted,
+) -> Result<(Arc<dyn Process>, Session), StreamingError> {
     let failed = |source| ContainerError::Runtime { action: "executing the command", source };
     let (task, plan) = targets.exec_plan(container, command, wanted.tty, streams_wanted(wanted))?;
     let process = task.exec(plan).await.map_err(failed)?;
-    tracing::debug!(container, pid = process.pid(), "executing for a streaming client");
+    tracing::debug!(container, pid = process.pid(), "executing for a client");
     let ends = process.take_streams();
     let resize = wanted.tty.then(|| {
         let process = Arc::clone(&process);
@@ -37,8 +50,9 @@ pub(super) async fn exec(
             async move { process.resize(size).await }
         })
     });
-    let exit = Box::pin(async move { exited(process.wait().await.exit) });
-    session(ends, resize, exit)
+    let ends_with = Arc::clone(&process);
+    let exit = Box::pin(async move { exited(ends_with.wait().await.exit) });
+    Ok((process, session(ends, resize, exit)?))
 }
 
 pub(super) fn streams_wanted(wanted: Wanted) -> task::Wanted {

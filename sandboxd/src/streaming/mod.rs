@@ -21,5 +21,6 @@ mod targets;
 mod tests;
 
 pub use error::StreamingError;
+pub(crate) use exec::start as start_exec;
 pub use service::{Served, Streaming};
 pub use targets::{NodeTargets, Targets};

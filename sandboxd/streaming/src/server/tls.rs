@@ -68,10 +68,18 @@ impl Tls {
     /// # Errors
     /// When a file cannot be read or used, by its path.
     pub fn check(&self) -> Result<(), TlsError> {
-        self.acceptor().map(drop)
+        self.server_config(&[]).map(drop)
     }
 
     pub(super) fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
+        Ok(TlsAcceptor::from(Arc::new(self.server_config(&[b"http/1.1"])?)))
+    }
+
+    /// What a server with these files speaks, for these protocols (ALPN).
+    ///
+    /// # Errors
+    /// As [`Tls::check`].
+    pub fn server_config(&self, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
         let Self { cert, key, client_ca, min_version } = self;
         let chain = certificates("the certificate", cert)?;
         let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Read {
@@ -104,8 +112,8 @@ impl Tls {
             }
         };
         let mut config = builder.with_single_cert(chain, private).map_err(pair)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(TlsAcceptor::from(Arc::new(config)))
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(config)
     }
 }
 
