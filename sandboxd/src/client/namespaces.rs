@@ -108,8 +108,9 @@ fn table(listed: &ListNamespacesResponse, columns: usize, leaked_only: bool) -> 
         if leaked_only && namespace.owner_inode != 0 {
             said = format!("{said} User namespace {} owns it.", namespace.owner_inode);
         }
-        for text in wrap(&said, columns.saturating_sub(KIND + 1).max(16)) {
-            let _ = writeln!(out, "{:>KIND$} {text}", if namespace.wrong_owner { "!!" } else { "!" });
+        let sign = if namespace.wrong_owner { "!!" } else { "!" };
+        for (n, text) in wrap(&said, columns.saturating_sub(KIND + 1).max(16)).into_iter().enumerate() {
+            let _ = writeln!(out, "{:>KIND$} {text}", if n == 0 { sign } else { "" });
         }
     }
     let count = |wanted: State| listed.namespaces.iter().filter(|n| n.state() == wanted).count();

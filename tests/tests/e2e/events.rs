@@ -36,8 +36,11 @@ impl Follow {
         Ok(Self { child, lines, all: Vec::new() })
     }
 
-    /// Waits for a line.
+    /// Waits for a line, or finds it among those that came.
     async fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        if let Some(line) = self.all.iter().find(|line| wanted(line)) {
+            return Ok(line.clone());
+        }
         let end = Instant::now() + Duration::from_secs(20);
         loop {
             while let Ok(line) = self.lines.try_recv() {

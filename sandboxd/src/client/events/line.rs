@@ -116,9 +116,9 @@ impl Line {
             }
             Self::Event(event) => {
                 let warns = if event.severity() == event::Severity::Warning { "WARNING" } else { "event" };
-                let of = [event.pod_name.as_str(), event.container.as_str()];
+                let of = [event.kind.as_str(), event.pod_name.as_str(), event.container.as_str()];
                 let of = of.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(" ");
-                format!("{warns:<9} {} {of}: {}", event.kind, event.message)
+                format!("{warns:<9} {of}: {}", event.message)
             }
             Self::Pod(pod) => {
                 let error = if pod.error.is_empty() { String::new() } else { format!(": {}", pod.error) };
@@ -230,6 +230,9 @@ mod tests {
         let text = check(check::Verdict::Denied).text(false).unwrap();
         assert_eq!(text.matches('\n').count(), 1);
         assert!(text.contains("DENIED    default/web mount {}"), "{text}");
+        let started =
+            Line::Event(Event { kind: "daemon-started".into(), message: "m".into(), ..Event::default() });
+        assert!(started.text(false).unwrap().ends_with("event     daemon-started: m\n"));
     }
 
     #[test]
