@@ -3,10 +3,15 @@ use std::time::Instant;
 use sandboxd_ebpf::CheckRecord;
 
 use super::super::attribution::tests::keys;
-use super::super::check::tests::record;
+use super::super::check::tests::record as any;
 use super::super::{Attribution, Bounds, CheckFilter, Observer, ObserverSettings, Status};
 use super::*;
 use crate::pod::model::NsKind;
+
+/// A check, and no result of a syscall.
+fn record() -> CheckRecord {
+    CheckRecord { valid: !valid::RESULT, ..any() }
+}
 
 const SECOND: u64 = 1_000_000_000;
 
