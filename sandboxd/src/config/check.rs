@@ -53,7 +53,7 @@ pub enum Wrong {
     History,
     #[error("not http://HOST:PORT: write for example \"http://127.0.0.1:4317\", or leave the key empty")]
     OtlpEndpoint,
-    #[error("not between 1s and 30d: write for example \"24h\"")]
+    #[error("not between 1s and 720h: write for example \"24h\"")]
     HistoryAge,
     #[error("no such group on this machine: create it, or leave the key empty")]
     NoGroup,

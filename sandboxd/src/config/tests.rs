@@ -92,7 +92,7 @@ fn values_that_cannot_work_are_named() {
     one("[console]\ntls_key = '/k'", "console.tls_key", Wrong::NoAddress);
     one("[observer]\nhistory = 2000000", "observer.history", Wrong::History);
     one("[observer]\nhistory_mib = 0", "observer.history_mib", Wrong::Count { most: 1024 });
-    one("[observer]\nhistory_age = '31d'", "observer.history_age", Wrong::HistoryAge);
+    one("[observer]\nhistory_age = '721h'", "observer.history_age", Wrong::HistoryAge);
     for endpoint in
         ["127.0.0.1:4317", "https://collector:4317", "http://collector", "http://:4317", "http://a/b:1"]
     {

@@ -119,6 +119,12 @@ struct Flow {
     last_ns: u64,
 }
 
+impl Flow {
+    fn is_pending(&self) -> bool {
+        self.kinds.values().any(|state| state.pending > 0)
+    }
+}
+
 /// What is to become of a check.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -177,7 +183,7 @@ impl Sampler {
     fn flow(&mut self, source: Source, now: u64) -> &mut Flow {
         let full = self.flows.len() >= SOURCES && !self.flows.contains_key(&source);
         if full {
-            self.flows.retain(|_, flow| !flow.bucket.is_full(now));
+            self.flows.retain(|_, flow| !flow.bucket.is_full(now) || flow.is_pending());
         }
         let full = full && self.flows.len() >= SOURCES;
         self.flows.entry(if full { Source::Rest } else { source }).or_default()
@@ -257,7 +263,8 @@ mod tests {
         for source in 0..SOURCES as u32 * 3 {
             for _ in 0..3 {
                 let record = CheckRecord { caller_userns: source, ..record() };
-                kept += u64::from(admit(&mut sampler, &record, None) == Verdict::Keep);
+                let tell = || Some(Told::of(&check(&record)));
+                kept += u64::from(sampler.admit(&record, None, tell, |_, _| beyond += 1) == Verdict::Keep);
                 made += 1;
             }
         }
