@@ -267,7 +267,7 @@ async fn console(
             for command in app.handle(event, clock.now_ns()) {
                 match command {
                     Command::Quit => return Ok(ExitCode::SUCCESS),
-                    Command::Ask(node, request) => ask(&mut app, &feeds, node, request),
+                    Command::Ask(node, request) => ask(&mut app, &feeds, node, &request),
                     Command::Copy(text) => screen.copy(&text).context("cannot write to the terminal")?,
                     Command::Remember(columns) => {
                         let path = config_path.filter(|_| !unread);
@@ -291,9 +291,9 @@ async fn console(
     }
 }
 
-fn ask(app: &mut App, feeds: &Feeds, node: NodeId, request: Request) {
+fn ask(app: &mut App, feeds: &Feeds, node: NodeId, request: &Request) {
     if !feeds.ask(node, request.clone()) {
-        app.not_asked(node, &request);
+        app.not_asked(node, request);
     }
 }
 
@@ -335,7 +335,7 @@ impl Lent<'_> {
                         Some((node, event)) => {
                             for command in app.handle(Event::Feed(node, event), clock.now_ns()) {
                                 if let Command::Ask(node, request) = command {
-                                    ask(app, feeds, node, request);
+                                    ask(app, feeds, node, &request);
                                 }
                             }
                         }

@@ -38,7 +38,7 @@ impl Watchers {
         stream
     }
 
-    pub fn tell(&mut self, change: Change, snapshot: &Snapshot) {
+    pub fn tell(&mut self, change: &Change, snapshot: &Snapshot) {
         self.0.retain_mut(|watcher| {
             if watcher.missed > 0 {
                 watcher.missed += 1;
