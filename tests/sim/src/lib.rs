@@ -54,6 +54,7 @@ pub(crate) struct State {
     pub acted: Vec<String>,
     /// Sessions of Exec that were begun.
     pub sessions: Vec<Session>,
+    pub running: Vec<tokio::task::AbortHandle>,
     /// Answered to what changes something, instead of doing it.
     pub failure: Option<String>,
 }
@@ -71,7 +72,7 @@ impl Shared {
         let mut state = self.lock();
         world::apply(&mut state.snapshot, change);
         let State { snapshot, watchers, .. } = &mut *state;
-        watchers.tell(change, snapshot);
+        watchers.tell(&change, snapshot);
     }
 }
 
@@ -95,6 +96,7 @@ fn shared(snapshot: Snapshot) -> Shared {
         followers: Vec::new(),
         acted: Vec::new(),
         sessions: Vec::new(),
+        running: Vec::new(),
         failure: None,
     })))
 }
@@ -213,6 +215,7 @@ impl Sim {
             let mut state = self.shared.lock();
             state.watchers.close();
             state.followers.clear();
+            state.running.drain(..).for_each(|running| running.abort());
         }
         drop(self.stop.take());
         self.served.abort();

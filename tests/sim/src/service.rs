@@ -207,7 +207,8 @@ impl Console for Service {
         self.container(&start.container_id)?;
         let index = exec::begin(&self.shared, &start);
         let (answers, stream) = mpsc::channel(16);
-        tokio::spawn(exec::serve(self.shared.clone(), index, start, requests, answers));
+        let running = tokio::spawn(exec::serve(self.shared.clone(), index, start, requests, answers));
+        self.shared.lock().running.push(running.abort_handle());
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

@@ -128,13 +128,12 @@ impl App {
 
     /// How many pods, and how many of them want a look; or what keeps the daemon away.
     fn counts(&self, room: u16, cx: &Context<'_>) -> Line<'static> {
-        let away = self.nodes.iter().find_map(|node| match &node.link {
-            Link::Waiting { reason, .. } if cx.several() => {
-                Some(format!("{WRONG} {}: {reason}", node.name()))
-            }
-            Link::Waiting { reason, .. } => Some(reason.clone()),
+        // Of several nodes the first line counts those that are away, and what the others have stays here.
+        let all_away = self.nodes.iter().all(|node| matches!(node.link, Link::Waiting { .. }));
+        let away = match self.link() {
+            Link::Waiting { reason, .. } if all_away => Some(reason.clone()),
             _ => None,
-        });
+        };
         if let Some(reason) = &away {
             let reason = text::fit(reason, usize::from(room), cx.theme.glyphs().ellipsis);
             return Line::styled(reason, cx.theme.bad());
