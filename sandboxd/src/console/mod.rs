@@ -40,8 +40,8 @@ use crate::observer::{Check, CheckFilter, Observer};
 use crate::pod::Pods;
 use crate::pod::model::{Pod, PodId};
 use crate::stats::Stats;
-use crate::telemetry::Figures;
 use crate::streaming::NodeTargets;
+use crate::telemetry::Figures;
 use access::Operators;
 use events::Events;
 
