@@ -85,24 +85,24 @@ impl Tracker {
         happened
     }
 
-    fn pod(&mut self, pod: Arc<Pod>) -> Vec<Happened> {
+    fn pod(&mut self, pod: &Arc<Pod>) -> Vec<Happened> {
         use PodState::{Creating, Failed, NotReady, Ready, Stopping};
-        let before = self.pods.insert(pod.id.clone(), Arc::clone(&pod)).map(|pod| pod.state);
+        let before = self.pods.insert(pod.id.clone(), Arc::clone(pod)).map(|pod| pod.state);
         let mut happened = Vec::new();
         if before.is_none() {
-            happened.push(of_pod(&pod, Kind::PodCreated, Severity::Normal, words::created(&pod)));
+            happened.push(of_pod(pod, Kind::PodCreated, Severity::Normal, words::created(pod)));
         }
         match (before, pod.state) {
             (None | Some(Creating), Ready) => {
-                happened.push(of_pod(&pod, Kind::PodReady, Severity::Normal, words::ready(&pod)));
+                happened.push(of_pod(pod, Kind::PodReady, Severity::Normal, words::ready(pod)));
             }
             (None | Some(Creating), Failed) => {
-                happened.push(of_pod(&pod, Kind::PodFailed, Severity::Warning, words::failed(&pod)));
+                happened.push(of_pod(pod, Kind::PodFailed, Severity::Warning, words::failed(pod)));
             }
             (None | Some(Creating | Ready | Stopping), NotReady) => {
                 let asked = before == Some(Stopping);
                 let severity = if asked { Severity::Normal } else { Severity::Warning };
-                happened.push(of_pod(&pod, Kind::PodStopped, severity, words::stopped(&pod, asked)));
+                happened.push(of_pod(pod, Kind::PodStopped, severity, words::stopped(pod, asked)));
             }
             _ => {}
         }
@@ -163,7 +163,7 @@ impl Tracker {
         let gone: Vec<PodId> = self.pods.keys().filter(|id| !here.contains(id)).cloned().collect();
         let mut happened: Vec<_> = lost.iter().flat_map(|id| self.container_removed(id)).collect();
         happened.extend(gone.iter().flat_map(|id| self.pod_removed(id)));
-        happened.extend(pods.iter().flat_map(|pod| self.pod(Arc::clone(pod))));
+        happened.extend(pods.iter().flat_map(|pod| self.pod(pod)));
         happened.extend(containers.iter().flat_map(|container| self.container(container)));
         happened
     }
@@ -243,7 +243,7 @@ impl Follower {
 
     fn pod(&mut self, change: PodChange) {
         let happened = match change {
-            PodChange::Upsert(pod) => self.tracker.pod(pod),
+            PodChange::Upsert(pod) => self.tracker.pod(&pod),
             PodChange::Removed(id) => {
                 // Its containers went before it, on a channel of their own.
                 self.waiting_containers();
@@ -281,7 +281,7 @@ impl Follower {
         loop {
             match self.pod_changes.try_recv() {
                 Ok(PodChange::Upsert(pod)) => {
-                    let happened = self.tracker.pod(pod);
+                    let happened = self.tracker.pod(&pod);
                     self.tell(happened);
                 }
                 Ok(PodChange::Removed(id)) => {
@@ -334,7 +334,7 @@ mod tests {
         let mut tracker = Tracker::default();
         let pod = test_pod("a");
         let mut tell = |state| {
-            let told = tracker.pod(Arc::new(Pod { state, ..pod.clone() }));
+            let told = tracker.pod(&Arc::new(Pod { state, ..pod.clone() }));
             (kinds(&told), told.last().map(|happened| happened.severity))
         };
         assert_eq!(tell(PodState::Creating).0, ["pod-created"]);
@@ -351,11 +351,11 @@ mod tests {
     fn a_pod_that_ends_by_itself_and_one_that_fails_are_warnings() {
         let mut tracker = Tracker::default();
         let pod = Pod { state: PodState::Ready, ..test_pod("a") };
-        tracker.pod(Arc::new(pod.clone()));
-        let told = tracker.pod(Arc::new(Pod { state: PodState::NotReady, ..pod }));
+        tracker.pod(&Arc::new(pod.clone()));
+        let told = tracker.pod(&Arc::new(Pod { state: PodState::NotReady, ..pod }));
         assert_eq!((kinds(&told), told[0].severity), (vec!["pod-stopped"], Severity::Warning));
         let failed = Pod { state: PodState::Failed, error: Some("no address".into()), ..test_pod("b") };
-        let told = tracker.pod(Arc::new(failed.clone()));
+        let told = tracker.pod(&Arc::new(failed.clone()));
         assert_eq!(kinds(&told), ["pod-created", "pod-failed"]);
         assert_eq!((told[1].severity, told[1].message.as_str()), (Severity::Warning, "no address"));
         assert!(tracker.pod_removed(&failed.id).is_empty(), "it was undone long ago");
@@ -366,7 +366,7 @@ mod tests {
         let mut tracker = Tracker::default();
         let mut it = fake::container();
         let pod = Pod { id: it.pod.clone(), state: PodState::Ready, ..test_pod("a") };
-        tracker.pod(Arc::new(pod.clone()));
+        tracker.pod(&Arc::new(pod.clone()));
         assert_eq!(kinds(&tracker.container(&Arc::new(it.clone()))), ["container-created"]);
         it.state = ContainerState::Running;
         it.started_at_ns = Some(1);
@@ -382,7 +382,7 @@ mod tests {
         assert_eq!(kinds(&tracker.container_removed(&it.id)), ["container-removed"]);
 
         // The same end in a pod that is being stopped is no warning; and all of a life at once has all its events.
-        tracker.pod(Arc::new(Pod { state: PodState::Stopping, ..pod }));
+        tracker.pod(&Arc::new(Pod { state: PodState::Stopping, ..pod }));
         it.ended = Some(Ended { exit: Exit::Signal(9), at_ns: 2, oom_killed: false, message: String::new() });
         let told = tracker.container(&Arc::new(it));
         assert_eq!(kinds(&told), ["container-created", "container-started", "container-exited"]);
