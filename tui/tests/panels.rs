@@ -153,6 +153,11 @@ fn without_colour_everything_is_still_said() {
         ("node", "8"),
         ("containers", "ee\n"),
         ("why", "eew"),
+        ("pod", "eeD"),
+        ("processes", "e\n\n"),
+        ("space", "6e\n"),
+        ("columns", "c"),
+        ("help", "?"),
     ] {
         let mut console = Console::new(80, 24, NO_COLOR);
         console.keys(keys);
