@@ -26,14 +26,13 @@ impl Console {
     /// # Errors
     /// When nobody listens on the socket.
     pub async fn connect(socket: &Path) -> Result<Self> {
-        let channel = channel(socket).await?;
-        Ok(Self { client: ConsoleClient::new(channel.clone()), images: ImagesClient::new(channel) })
+        Ok(Self::over(channel(socket).await?))
     }
 
     /// Over a connection that is there.
     #[must_use]
     pub fn over(channel: Channel) -> Self {
-        Self { client: ConsoleClient::new(channel) }
+        Self { client: ConsoleClient::new(channel.clone()), images: ImagesClient::new(channel) }
     }
 
     /// Opens the stream; the snapshot and the deltas that follow it.

@@ -1,5 +1,7 @@
 //! Every panel as it looks at 80×24, 120×40 and 40×12, without colours and in ASCII.
 
+#![allow(clippy::unwrap_used, reason = "tests may unwrap")]
+
 mod support;
 
 use std::time::Duration;
@@ -151,6 +153,11 @@ fn without_colour_everything_is_still_said() {
         ("node", "8"),
         ("containers", "ee\n"),
         ("why", "eew"),
+        ("pod", "eeD"),
+        ("processes", "e\n\n"),
+        ("space", "6e\n"),
+        ("columns", "c"),
+        ("help", "?"),
     ] {
         let mut console = Console::new(80, 24, NO_COLOR);
         console.keys(keys);
@@ -238,16 +245,34 @@ fn stale_data_is_dimmed_and_carries_its_age() {
 /// `UPDATE_DOCS=1 cargo test -p sandboxd-tui --test panels` draws it anew.
 #[test]
 fn the_picture_in_the_docs_is_what_the_console_draws() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/console.txt");
     let mut console = Console::new(98, 25, COLOR);
     console.keys("ee");
     let pods = console.draw();
     console.keys("w");
     let why = console.draw();
-    let picture = format!("{pods}\n{why}");
+    picture("docs/console.txt", &format!("{pods}\n{why}"));
+}
+
+/// The walk from "a pod failed" to the cause of containerd issue 6908, key by key.
+#[test]
+fn the_walk_in_the_docs_is_what_the_console_draws() {
+    let mut console = Console::new(98, 25, COLOR);
+    let mut walk = format!(
+        "$ sandboxd-tui\n\n{}\nTwo of twelve pods want a look. [e] goes to the first of them, [e] again to the next: it failed, \
+         its\nnetwork namespace is owned by init, and sysfs was denied.\n\n",
+        console.draw()
+    );
+    console.keys("ee");
+    walk += &format!("{}\n[w] says why.\n\n", console.draw());
+    console.keys("w");
+    walk += &console.draw();
+    picture("../docs/console-6908.txt", &walk);
+}
+
+fn picture(path: &str, drawn: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, &picture).unwrap();
+        std::fs::write(&path, drawn).unwrap();
     }
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), picture);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), drawn);
 }

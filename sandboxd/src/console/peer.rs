@@ -13,6 +13,8 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::daemon::Connection;
+
 /// The other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
@@ -41,14 +43,14 @@ pub struct Link {
 
 #[derive(Debug)]
 enum Stream {
-    Unix(UnixStream),
+    Unix(Connection),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Link {
     #[must_use]
-    pub fn unix(stream: UnixStream) -> Self {
-        Self { peer: process(&stream), stream: Stream::Unix(stream), _place: None }
+    pub fn unix(stream: Connection) -> Self {
+        Self { peer: process(stream.socket()), stream: Stream::Unix(stream), _place: None }
     }
 
     /// A connection whose handshake is done.
@@ -175,7 +177,7 @@ mod tests {
     async fn a_process_of_this_machine_is_known_by_its_ids() {
         let (one, _other) = UnixStream::pair().unwrap();
         let own = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        match Link::unix(one).connect_info() {
+        match Link::unix(Connection::new(one)).connect_info() {
             Peer::Process { uid, gid, groups } => {
                 assert_eq!((uid, gid), own);
                 let mine = nix::unistd::getgroups().unwrap();

@@ -44,6 +44,10 @@ impl Connection {
     pub fn new(stream: UnixStream) -> Self {
         Self { stream, rewriter: Rewriter::default(), ready: VecDeque::new() }
     }
+
+    pub fn socket(&self) -> &UnixStream {
+        &self.stream
+    }
 }
 
 impl Connected for Connection {

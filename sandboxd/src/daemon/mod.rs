@@ -22,6 +22,7 @@ mod run;
 mod signals;
 mod socket;
 
+pub use authority::Connection;
 pub use build::Daemon;
 pub use error::DaemonError;
 pub use signals::Signals;

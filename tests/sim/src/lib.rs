@@ -72,7 +72,7 @@ impl Shared {
         let mut state = self.lock();
         world::apply(&mut state.snapshot, change);
         let State { snapshot, watchers, .. } = &mut *state;
-        watchers.tell(&change, snapshot);
+        watchers.tell(change, snapshot);
     }
 }
 

@@ -33,6 +33,10 @@ const HEADS: [Head; 6] = [
 pub struct Caps {
     cursor: Cursor,
     only_denied: bool,
+    /// By pod, made anew with each reading: a frame costs what is visible.
+    sums: BTreeMap<String, Sum>,
+    /// When the reading came that they were made from.
+    of_ns: i64,
 }
 
 /// The containers of one pod, added up.
@@ -79,13 +83,12 @@ impl Sum {
     }
 }
 
-/// By pod, of those pods that pass the filter, in their order.
-fn by_pod<'a>(cx: &Context<'a>) -> Vec<(&'a str, Vec<&'a ContainerCapabilities>)> {
+fn by_pod(containers: &[ContainerCapabilities]) -> BTreeMap<String, Sum> {
     let mut of: BTreeMap<&str, Vec<&ContainerCapabilities>> = BTreeMap::new();
-    for one in cx.answers.readings.capabilities().map(|answer| &answer.containers[..]).unwrap_or_default() {
+    for one in containers {
         of.entry(&one.pod_id).or_default().push(one);
     }
-    cx.own_rows().filter_map(|key| of.remove_entry(&*key.id)).collect()
+    of.into_iter().map(|(id, containers)| (id.to_owned(), Sum::of(&containers))).collect()
 }
 
 fn name(usage: &CapabilityUse) -> String {
@@ -96,19 +99,28 @@ fn name(usage: &CapabilityUse) -> String {
 }
 
 impl Caps {
-    fn rows<'a>(&self, cx: &Context<'a>) -> Vec<(&'a str, Sum)> {
-        let sums = by_pod(cx).into_iter().map(|(id, containers)| (id, Sum::of(&containers)));
-        sums.filter(|(_, sum)| !self.only_denied || sum.denied() > 0).collect()
-    }
-
-    /// The selection is the pod that is selected everywhere.
-    fn sync(&mut self, rows: &[(&str, Sum)], cx: &Context<'_>) {
-        let at = rows.iter().position(|(id, _)| cx.shared.selected.as_deref() == Some(id));
+    /// Ids of the pods that are shown: those that pass the filter, in their order. The selection is the pod that is
+    /// selected everywhere.
+    fn rows(&mut self, cx: &Context<'_>) -> Vec<String> {
+        let reading = cx.answers.readings.get(&Query::Capabilities);
+        let came_ns = reading.map_or(0, |reading| reading.came_ns);
+        if came_ns != self.of_ns {
+            self.of_ns = came_ns;
+            self.sums =
+                cx.answers.readings.capabilities().map(|all| by_pod(&all.containers)).unwrap_or_default();
+        }
+        let shown =
+            |id: &&str| self.sums.get(*id).is_some_and(|sum| !self.only_denied || sum.denied() > 0);
+        let rows: Vec<_> = cx.own_rows().map(|key| &*key.id).filter(shown).map(ToOwned::to_owned).collect();
+        let at = rows.iter().position(|id| {
+            cx.shared.selected.as_ref().is_some_and(|key| key.node == cx.node && *key.id == **id)
+        });
         self.cursor.at = at.unwrap_or(self.cursor.at).min(rows.len().saturating_sub(1));
+        rows
     }
 
-    fn select(&self, rows: &[(&str, Sum)], cx: &Context<'_>) -> Vec<Effect> {
-        rows.get(self.cursor.at).map(|(id, _)| Effect::Select(PodKey::new(cx.node, id))).into_iter().collect()
+    fn select(&self, rows: &[String], cx: &Context<'_>) -> Vec<Effect> {
+        rows.get(self.cursor.at).map(|id| Effect::Select(PodKey::new(cx.node, id))).into_iter().collect()
     }
 }
 
@@ -120,7 +132,6 @@ impl Panel for Caps {
     fn draw(&mut self, buf: &mut Buffer, area: Rect, cx: &Context<'_>) {
         let theme = cx.theme;
         let rows = self.rows(cx);
-        self.sync(&rows, cx);
         let reading = cx.answers.readings.get(&Query::Capabilities);
         if cx.answers.readings.capabilities().is_none() || rows.is_empty() {
             let words = match reading.and_then(|reading| reading.error.as_deref()) {
@@ -131,7 +142,8 @@ impl Panel for Caps {
             buf.set_stringn(area.x + 2, area.y, words, usize::from(area.width), theme.dim());
             return;
         }
-        let longest = rows.iter().map(|(_, sum)| text::width(&sum.name)).max().unwrap_or(0);
+        let longest =
+            rows.iter().filter_map(|id| Some(text::width(&self.sums.get(id)?.name))).max().unwrap_or(0);
         let table = Table::fit(&HEADS, area.width, longest);
         table.heading(buf, Rect { height: 1, ..area }, theme);
         let hidden = u16::from(!table.hidden().is_empty());
@@ -139,7 +151,7 @@ impl Panel for Caps {
         table::not_shown(buf, Rect { y: area.bottom() - 1, height: 1, ..area }, &table.hidden(), theme);
         self.cursor.place(list, rows.len());
         for (area, index) in self.cursor.visible(rows.len()) {
-            let (_, sum) = &rows[index];
+            let Some(sum) = self.sums.get(&rows[index]) else { continue };
             let number = |count: usize| (count.to_string(), theme.plain());
             let denied = match sum.denied() {
                 0 => ("0".to_owned(), theme.dim()),
@@ -161,28 +173,30 @@ impl Panel for Caps {
 
     fn handle_key(&mut self, key: KeyEvent, cx: &Context<'_>) -> Option<Vec<Effect>> {
         let rows = self.rows(cx);
-        self.sync(&rows, cx);
         match key.code {
             KeyCode::Enter => {
                 let open =
                     |id: &str| Effect::Open(Box::new(CapsOf { pod: id.to_owned(), pager: Pager::default() }));
-                Some(rows.get(self.cursor.at).map(|(id, _)| open(id)).into_iter().collect())
+                Some(rows.get(self.cursor.at).map(|id| open(id)).into_iter().collect())
             }
             KeyCode::Char('d') if key.modifiers.is_empty() => {
                 self.only_denied = !self.only_denied;
-                Some(self.select(&self.rows(cx), cx))
+                let rows = self.rows(cx);
+                Some(self.select(&rows, cx))
             }
             KeyCode::Char('e') => {
                 let (at, len) = (self.cursor.at, rows.len());
                 let mut below = (at + 1..len).chain(0..(at + 1).min(len));
-                let Some(row) = below.find(|row| rows[*row].1.denied() > 0) else {
+                let Some(row) =
+                    below.find(|row| self.sums.get(&rows[*row]).is_some_and(|sum| sum.denied() > 0))
+                else {
                     return Some(vec![Effect::Notice("no pod was denied a capability".to_owned())]);
                 };
                 self.cursor.at = row;
                 Some(self.select(&rows, cx))
             }
             KeyCode::Char('w') => {
-                Some(rows.get(self.cursor.at).map(|(id, _)| why_of_pod(id, cx)).unwrap_or_default())
+                Some(rows.get(self.cursor.at).map(|id| why_of_pod(id, cx)).unwrap_or_default())
             }
             KeyCode::Char('r') => Some(vec![Effect::ReadAgain]),
             _ => self.cursor.handle_key(key, rows.len()).then(|| self.select(&rows, cx)),

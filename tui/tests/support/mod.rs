@@ -59,8 +59,8 @@ impl Console {
     pub fn play(&mut self) {
         let console = self;
         // Where the messages end: the answers recorded after them are for later.
-        let messages_end = entries().into_iter().filter(|entry| !matches!(entry.what, What::Answered(_)));
-        console.now_ns = messages_end.last().unwrap().at_ns;
+        let mut ends = entries().into_iter().filter(|entry| !matches!(entry.what, What::Answered(_)));
+        console.now_ns = ends.next_back().unwrap().at_ns;
         console.feed(FeedEvent::Live);
         for message in messages() {
             console.feed(FeedEvent::Message(message));
