@@ -219,7 +219,7 @@ fn what_a_leaked_userns_owns_leaks_with_it() {
     assert_eq!(netns.state, State::Leaked);
     assert!(netns.message.contains("which sandboxd does not know"), "{}", netns.message);
     let keys = PodKeys {
-        id: PodId::from_string(id.clone()),
+        id: PodId::from_string(id),
         name: "default/web".to_owned(),
         flow: FlowKind::RuntimeFirst,
         created_at_ns: 0,

@@ -141,7 +141,7 @@ async fn a_log_is_followed_searched_paused_and_left() {
     console.press(KeyCode::Backspace);
     console.press(KeyCode::Enter);
     let bottom = |screen: &str| {
-        screen.lines().filter(|line| line.contains("of the log")).next_back().unwrap_or_default().to_owned()
+        screen.lines().rfind(|line| line.contains("of the log")).unwrap_or_default().to_owned()
     };
     let screen = console.screen();
     assert!(bottom(&screen).starts_with("E line 157") && screen.contains("held"), "{screen}");

@@ -134,7 +134,7 @@ mod tests {
             check
         };
         let passed = with(of(1, 0), libc::EPERM);
-        assert_eq!(refused(&[passed.clone()]), Some(&passed));
+        assert_eq!(refused(std::slice::from_ref(&passed)), Some(&passed));
         assert_eq!(refused(&[passed.clone(), with(of(1, -1), libc::EPERM)]), None, "a check was denied");
         assert_eq!(refused(&[with(of(1, 0), libc::EBUSY)]), None);
         let mut hosts = passed;

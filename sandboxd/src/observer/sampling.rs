@@ -260,7 +260,7 @@ mod tests {
     fn the_tables_are_bounded_and_counts_are_not_lost() {
         let mut sampler = Sampler::default();
         let (mut kept, mut beyond, mut made) = (0, 0, 0);
-        for source in 0..SOURCES as u32 * 3 {
+        for source in 0..u32::try_from(SOURCES).unwrap() * 3 {
             for _ in 0..3 {
                 let record = CheckRecord { caller_userns: source, ..record() };
                 let tell = || Some(Told::of(&check(&record)));

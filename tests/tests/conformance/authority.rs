@@ -42,7 +42,7 @@ fn ask(socket: &mut UnixStream, stream: u8, headers: &[u8]) -> Result<String> {
         let mut payload = vec![0; usize::from(header[1]) << 8 | usize::from(header[2])];
         socket.read_exact(&mut payload)?;
         match (header[3], header[8]) {
-            (RST_STREAM, _) => bail!("the stream is reset: error {:?}", payload),
+            (RST_STREAM, _) => bail!("the stream is reset: error {payload:?}"),
             (GOAWAY, _) => bail!("the connection is ended: error {:?}", &payload[4..8]),
             (DATA, of) if of == stream => data.extend(payload),
             (HEADERS, of) if of == stream && header[4] & END_STREAM != 0 => break,

@@ -109,8 +109,7 @@ impl Caps {
             self.sums =
                 cx.answers.readings.capabilities().map(|all| by_pod(&all.containers)).unwrap_or_default();
         }
-        let shown =
-            |id: &&str| self.sums.get(*id).is_some_and(|sum| !self.only_denied || sum.denied() > 0);
+        let shown = |id: &&str| self.sums.get(*id).is_some_and(|sum| !self.only_denied || sum.denied() > 0);
         let rows: Vec<_> = cx.own_rows().map(|key| &*key.id).filter(shown).map(ToOwned::to_owned).collect();
         let at = rows.iter().position(|id| {
             cx.shared.selected.as_ref().is_some_and(|key| key.node == cx.node && *key.id == **id)

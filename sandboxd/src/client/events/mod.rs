@@ -257,6 +257,7 @@ impl Follower {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once, never kept")]
 enum Next {
     Message(WatchResponse),
     Lost(String),

@@ -346,6 +346,6 @@ fn once(context: &Context<'_>) -> (Vec<Found>, Vec<Missing>) {
     let mut seen = processes::look(limits, &mut missing);
     mounts::look(&seen.tables, &mut seen.namespaces, limits, &mut missing);
     let kin = kin::ask(&mut seen.namespaces, &mut missing);
-    let namespaces = verdict::judge(context, seen, &kin);
+    let namespaces = verdict::judge(context, &seen, &kin);
     (namespaces, missing)
 }

@@ -66,10 +66,10 @@ pub(super) enum Stale {
 }
 
 /// Judges all that was seen; owners come before what they own.
-pub(super) fn judge(context: &Context<'_>, seen: Seen, kin: &HashMap<NsInode, Kin>) -> Vec<Found> {
+pub(super) fn judge(context: &Context<'_>, seen: &Seen, kin: &HashMap<NsInode, Kin>) -> Vec<Found> {
     let judge = Judge {
         context,
-        seen: &seen,
+        seen,
         running: std::cell::RefCell::default(),
         locks: OnceCell::new(),
         daemons: std::cell::RefCell::default(),
