@@ -288,7 +288,9 @@ mod tests {
     fn every_field_is_said_within_the_terminal() {
         for columns in [40, 80, 120] {
             let text = words(&told(), columns);
-            assert!(text.lines().all(|line| line.chars().count() <= columns), "{columns}: {text}");
+            // A word that is longer than the line stands alone in one.
+            let fits = |line: &str| line.chars().count() <= columns || line.split_whitespace().count() == 1;
+            assert!(text.lines().all(fits), "{columns}: {text}");
             assert!(!text.contains('\x07'));
             for word in [
                 "2026-09-21T14:13:20.123456789Z",

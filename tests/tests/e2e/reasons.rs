@@ -42,11 +42,8 @@ fn what_fails_in_a_container_has_a_reason_of_its_own() {
         node.load_busybox()?;
         let kube = Kube::connect(node).await?;
         let console = node.console().await?;
-        let other = kube.pod(node.pod("other").userns_at(900_000_000, 65_536)).await?;
-        let theirs = console.snapshot().await?.pods.into_iter().find(|p| p.id == other.id);
-        let theirs = theirs.context("the other pod is not shown")?.netns_path;
         let pod = kube.pod(node.pod("stage").userns()).await?;
-        let id = kube.run(&pod, tool().bind(std::path::Path::new(&theirs), "/theirs")).await?;
+        let id = kube.run(&pod, tool()).await?;
         let mut seen = 0;
         for (command, reason) in [
             ("mount -t ext4 /dev/null /tmp", "filesystem-not-for-userns"),
@@ -56,7 +53,14 @@ fn what_fails_in_a_container_has_a_reason_of_its_own() {
             ("unshare -U -r -m mount -t proc p /tmp", "proc-without-own-pidns"),
             ("unshare -U -r -m mount -t mqueue q /tmp", "mqueue-without-own-ipcns"),
             ("unshare -U -r -m mount -t cgroup2 c /tmp", "cgroup-without-own-cgroupns"),
-            ("nsenter --net=/theirs true", "setns-foreign-namespace"),
+            (
+                "exec 9</proc/self/ns/net; unshare -U -r nsenter --net=/proc/self/fd/9 true",
+                "setns-foreign-namespace",
+            ),
+            (
+                "exec 9</proc/self/ns/user; unshare -U -r nsenter --user=/proc/self/fd/9 true",
+                "setns-foreign-userns",
+            ),
         ] {
             let ran = kube.exec(&id, &["sh", "-c", command]).await?;
             ensure!(ran.exit_code != 0, "{command}: was to fail");

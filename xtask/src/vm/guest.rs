@@ -49,8 +49,8 @@ const MODULES: [&str; 13] = [
     "xt_nat",
 ];
 /// Tools that the tests and the plugins run.
-const TOOLS: [&str; 9] =
-    ["unshare", "nsenter", "ip", "iptables", "ip6tables", "mount", "umount", "modprobe", "setpriv"];
+const TOOLS: [&str; 10] =
+    ["unshare", "nsenter", "ip", "iptables", "ip6tables", "mount", "umount", "modprobe", "setpriv", "perl"];
 const APPLETS: [&str; 34] = [
     "cat",
     "ls",

@@ -176,6 +176,8 @@ async fn a_registry_that_stays_busy_is_not_called_unavailable() {
     assert!(told.contains("too many requests") && told.contains("3600s"), "{told}");
     // An hour is not waited for.
     assert_eq!(fake.seen("/manifests/").len(), 1);
+    let fake = Fake::start().await;
+    fake.image("1", &[&layer("x", 10)]);
     fake.always("/manifests/", Act::Status(503, Some("3600")));
     let error = node.pull(&name(&fake, "1")).await.unwrap_err();
     assert!(crate::support::told(&error).starts_with("RegistryUnavailable"), "{error}");
