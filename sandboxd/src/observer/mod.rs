@@ -16,6 +16,11 @@
 //! its syscall fail (those known not to are called incidental), and whoever saw an EPERM without one asks
 //! [`Observer::explain_failure`], which then looks at the mount table.
 
+#![cfg_attr(
+    not(feature = "observer"),
+    allow(dead_code, reason = "without the program nothing is read, and what sorts it is not called")
+)]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
