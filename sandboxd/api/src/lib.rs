@@ -1,5 +1,7 @@
 //! The wire types that the daemon, the console and the tests share.
 
+#[cfg(feature = "backoff")]
+pub mod backoff;
 #[cfg(feature = "json")]
 mod json;
 

@@ -3,15 +3,12 @@
 //! Certificates are looked at before each connection and read again when one has changed; files that do not fit
 //! together leave the ones before in use.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandboxd_streaming::{Tls, TlsError};
+use sandboxd_streaming::{Certificates, Tls, TlsError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -51,7 +48,7 @@ impl Endpoint {
     /// # Errors
     /// When the address cannot be had, or the certificates cannot be used.
     pub async fn bind(address: SocketAddr, tls: Tls) -> Result<Self, EndpointError> {
-        let certificates = Certificates::read(tls)?;
+        let certificates = Certificates::read("the console", ALPN, tls)?;
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|source| EndpointError::Listen { address, source })?;
         if let Ok(address) = listener.local_addr() {
@@ -68,7 +65,7 @@ impl Endpoint {
         links
     }
 
-    async fn run(mut self, out: mpsc::Sender<io::Result<Link>>) {
+    async fn run(self, out: mpsc::Sender<io::Result<Link>>) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -83,7 +80,7 @@ impl Endpoint {
                 },
                 () = out.closed() => return,
             };
-            let acceptor = self.certificates.current();
+            let acceptor = self.certificates.acceptor();
             let out = out.clone();
             tokio::spawn(async move {
                 if let Some(stream) = handshake(&acceptor, stream).await {
@@ -112,62 +109,4 @@ async fn handshake(
             None
         }
     }
-}
-
-/// The certificates in use.
-struct Certificates {
-    tls: Tls,
-    stamps: Vec<Option<Stamp>>,
-    acceptor: TlsAcceptor,
-}
-
-impl std::fmt::Debug for Certificates {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Certificates").field("tls", &self.tls).finish_non_exhaustive()
-    }
-}
-
-/// What a file is known by: another one has another.
-type Stamp = (u64, u64, i64, i64, u64);
-
-impl Certificates {
-    fn read(tls: Tls) -> Result<Self, TlsError> {
-        let stamps = stamps(&tls);
-        let acceptor = TlsAcceptor::from(Arc::new(tls.server_config(ALPN)?));
-        Ok(Self { tls, stamps, acceptor })
-    }
-
-    /// For the next connection.
-    fn current(&mut self) -> TlsAcceptor {
-        let now = stamps(&self.tls);
-        if now != self.stamps {
-            // Also where they do not fit: they are written one after the other, and looked at again when the
-            // next one has changed.
-            self.stamps = now;
-            match self.tls.server_config(ALPN) {
-                Ok(config) => {
-                    tracing::info!(cert = %self.tls.cert.display(), "the console's certificates were read again");
-                    self.acceptor = TlsAcceptor::from(Arc::new(config));
-                }
-                Err(error) => {
-                    let cause =
-                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                    tracing::warn!(%error, cause, "the console's new certificates are not usable: the old ones stay");
-                }
-            }
-        }
-        self.acceptor.clone()
-    }
-}
-
-fn stamps(tls: &Tls) -> Vec<Option<Stamp>> {
-    let stamp = |path: &Path| {
-        let meta = fs::metadata(path).ok()?;
-        Some((meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size()))
-    };
-    [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()]
-        .into_iter()
-        .flatten()
-        .map(|path| stamp(path))
-        .collect()
 }

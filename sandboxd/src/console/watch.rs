@@ -114,10 +114,11 @@ async fn stream(
             },
             // Checks that were only counted: the pod's counts are all there is to tell. At most once a second.
             changed = sampled.changed(), if counted.is_empty() => {
-                if changed.is_ok() {
-                    active = true;
-                    counted.extend(sampled.borrow_and_update().iter().cloned());
+                if changed.is_err() {
+                    return None;
                 }
+                active = true;
+                counted.extend(sampled.borrow_and_update().iter().cloned());
                 continue;
             }
             () = std::future::ready(()), if !counted.is_empty() => {

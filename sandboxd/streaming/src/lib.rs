@@ -18,7 +18,7 @@ mod spdy;
 mod ws;
 
 pub use backend::{Backend, BackendError, Connection, Exited, Session, Size, Target, Wanted};
-pub use server::{Full, MinVersion, Server, ServerError, Settings, Tls, TlsError, Urls};
+pub use server::{Certificates, Full, MinVersion, Server, ServerError, Settings, Tls, TlsError, Urls};
 
 /// Bytes that are moved at once, and in one frame or message.
 const CHUNK: usize = 32 << 10;

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use sandboxd_api::MAX_MESSAGE_SIZE;
+use sandboxd_api::backoff::{self, Backoff};
 use sandboxd_api::console::console_client::ConsoleClient;
 use sandboxd_api::console::{ExplainCheckRequest, GetTimelineRequest, WatchRequest};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use super::backoff::{self, Backoff};
 use super::connect::{LinkError, connect, root_cause};
 use super::log::Logs;
 use super::query::Query;

@@ -11,7 +11,6 @@
 //! channel fills, HTTP/2's window closes, and the daemon answers with `Lagged` and a fresh snapshot.
 
 mod act;
-pub mod backoff;
 mod connect;
 pub mod feeds;
 pub mod live;

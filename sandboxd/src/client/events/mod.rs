@@ -8,7 +8,6 @@
 //! Memory is bounded: a line that cannot be written holds the stream up, and the daemon leaves out what piles up
 //! behind it and says how much.
 
-mod backoff;
 mod line;
 mod output;
 mod seen;
@@ -18,6 +17,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::FutureExt as _;
+use sandboxd_api::backoff::{self, Backoff};
 use sandboxd_api::console::delta::Change;
 use sandboxd_api::console::watch_response::Message;
 use sandboxd_api::console::{ListChecksRequest, ListEventsRequest, Snapshot, WatchRequest, WatchResponse};
@@ -27,7 +27,6 @@ use tonic::{Code, Streaming};
 use super::connection::{connect, refused};
 use super::{ClientError, ConsoleArgs};
 use crate::pod::now_ns;
-use backoff::Backoff;
 use line::{Filter, Line};
 use output::{Output, Written};
 use seen::Seen;

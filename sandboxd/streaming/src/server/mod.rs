@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::certificates::Certificates;
+pub use self::certificates::Certificates;
 pub use self::tls::{MinVersion, Tls, TlsError};
 pub use self::tokens::Full;
 use self::tokens::Tokens;
@@ -124,7 +124,8 @@ impl Server {
     /// When the address cannot be had, or a certificate is unusable.
     pub async fn bind(settings: Settings, backend: Arc<dyn Backend>) -> Result<Self, ServerError> {
         let Settings { address, tls, idle, creation, connections } = settings;
-        let tls = tls.map(Certificates::read).transpose()?;
+        let tls =
+            tls.map(|tls| Certificates::read("the streaming server", &[b"http/1.1"], tls)).transpose()?;
         let listen = |source| ServerError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let mut reached = listener.local_addr().map_err(listen)?;

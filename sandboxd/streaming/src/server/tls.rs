@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -71,15 +70,8 @@ impl Tls {
         self.server_config(&[]).map(drop)
     }
 
-    pub(super) fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
-        Ok(TlsAcceptor::from(Arc::new(self.server_config(&[b"http/1.1"])?)))
-    }
-
     /// What a server with these files speaks, for these protocols (ALPN).
-    ///
-    /// # Errors
-    /// As [`Tls::check`].
-    pub fn server_config(&self, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+    pub(super) fn server_config(&self, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
         let Self { cert, key, client_ca, min_version } = self;
         let chain = certificates("the certificate", cert)?;
         let private = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Read {

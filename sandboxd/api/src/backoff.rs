@@ -1,5 +1,5 @@
-//! How long to wait before the next attempt: doubling from 250 ms to 10 s, less a random half, so that many clients
-//! do not come back in step when a daemon restarts.
+//! How long a client of the console protocol waits before it connects anew: doubling from 250 ms to 10 s, less a random half, so
+//! that many do not come back in step when a daemon restarts.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ const FIRST: Duration = Duration::from_millis(250);
 const CAP: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub struct Backoff {
     attempts: u32,
 }
 
 impl Backoff {
-    /// The wait after one more failure; `random` picks within the upper half of it.
+    /// The wait after one more failure; `random` in 0..=255 picks within the upper half of it.
     pub fn next(&mut self, random: u8) -> Duration {
         let full = FIRST.saturating_mul(1 << self.attempts.min(16)).min(CAP);
         self.attempts = self.attempts.saturating_add(1);
@@ -26,7 +26,7 @@ impl Backoff {
 }
 
 /// A byte for [`Backoff::next`]; without the kernel's randomness the middle will do.
-pub(super) fn random() -> u8 {
+pub fn random() -> u8 {
     let mut byte = [128];
     if getrandom::fill(&mut byte).is_err() {
         byte = [128];
@@ -41,14 +41,14 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_cap_and_keep_half_of_it() {
         let mut backoff = Backoff::default();
-        assert_eq!(backoff.next(255), FIRST);
-        assert_eq!(backoff.next(0), FIRST);
+        assert_eq!(backoff.next(255), Duration::from_millis(250));
+        assert_eq!(backoff.next(0), Duration::from_millis(250));
         for _ in 0..50 {
             let wait = backoff.next(random());
             assert!(wait >= FIRST / 2 && wait <= CAP, "{wait:?}");
         }
         assert_eq!(backoff.next(255), CAP);
         backoff.reset();
-        assert_eq!(backoff.next(0), FIRST / 2);
+        assert_eq!(backoff.next(0), Duration::from_millis(125));
     }
 }
