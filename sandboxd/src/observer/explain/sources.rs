@@ -1,0 +1,47 @@
+//! Where a rule stands: man pages, kernel functions, KEPs.
+
+use sandboxd_ebpf::Syscall;
+
+use crate::observer::reason::Reason;
+
+pub(super) fn of(reason: &Reason, syscall: Syscall) -> Vec<&'static str> {
+    let mut sources = match reason {
+        Reason::NetnsOwnedByOtherUserns { .. } => vec![
+            "fs/sysfs/mount.c: sysfs_init_fs_context",
+            "net/core/net-sysfs.c: net_current_may_mount",
+            "https://github.com/containerd/containerd/issues/6908",
+            "KEP-127",
+        ],
+        Reason::ProcWithoutOwnPidns { .. } => {
+            vec!["fs/proc/root.c: proc_init_fs_context", "fs/super.c: mount_capable", "pid_namespaces(7)"]
+        }
+        Reason::MayMountDenied { .. } => vec!["fs/namespace.c: may_mount", "mount_namespaces(7)"],
+        Reason::SetnsForeignNamespace { .. } => vec!["kernel/nsproxy.c: validate_nsset"],
+        Reason::SetnsForeignUserns { .. } => vec!["kernel/user_namespace.c: userns_install"],
+        Reason::MqueueWithoutOwnIpcns { .. } => {
+            vec!["ipc/mqueue.c: mqueue_init_fs_context", "fs/super.c: mount_capable", "ipc_namespaces(7)"]
+        }
+        Reason::CgroupWithoutOwnCgroupns { .. } => {
+            vec!["kernel/cgroup/cgroup.c: cgroup_init_fs_context", "cgroup_namespaces(7)"]
+        }
+        Reason::RemountOfOthers { .. } => {
+            vec!["fs/namespace.c: do_remount", "fs/fsopen.c: vfs_cmd_reconfigure"]
+        }
+        Reason::OptionNotForUserns { .. } => vec!["kernel/bpf/inode.c: bpf_parse_param"],
+        Reason::FilesystemNotForUserns { .. } => vec!["fs/super.c: mount_capable"],
+        Reason::TooRevealing { .. } => {
+            vec!["fs/namespace.c: mount_too_revealing", "fs/namespace.c: mnt_already_visible"]
+        }
+        _ => vec!["security/commoncap.c: cap_capable", "capabilities(7)"],
+    };
+    sources.push(match syscall {
+        Syscall::Mount | Syscall::MoveMount | Syscall::Fsopen | Syscall::Fsconfig | Syscall::Fsmount => {
+            "mount(2)"
+        }
+        Syscall::Setns => "setns(2)",
+        Syscall::Unshare => "unshare(2)",
+        Syscall::Clone | Syscall::Clone3 => "clone(2)",
+    });
+    sources.push("user_namespaces(7)");
+    sources
+}
