@@ -52,7 +52,7 @@ pub struct Images {
     /// Does what callers must not wait for.
     chores: Chores,
     /// Let go last.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Images {
@@ -386,13 +386,41 @@ fn is_layer(media_type: &str) -> bool {
         && !media_type.contains("encrypted")
 }
 
-fn lock(root: &Path) -> Result<File, ImageError> {
+/// The store is one process's for as long as this lives.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not by closing alone: a child of another thread that has not yet executed its program has the description,
+        // too.
+        let _ = self.0.unlock();
+    }
+}
+
+fn lock(root: &Path) -> Result<Lock, ImageError> {
     let path = root.join("lock");
     let file = File::options().write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(ImageError::io("open", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(std::fs::TryLockError::WouldBlock) => Err(ImageError::Locked { path: root.to_owned() }),
         Err(std::fs::TryLockError::Error(source)) => Err(ImageError::io("lock", &path)(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_ends_with_its_owner_whoever_else_has_the_description() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock(dir.path()).unwrap();
+        // As in a child between fork(2) and execve(2).
+        let _inherited = first.0.try_clone().unwrap();
+        assert!(matches!(lock(dir.path()), Err(ImageError::Locked { .. })));
+        drop(first);
+        assert!(lock(dir.path()).is_ok());
     }
 }

@@ -38,7 +38,15 @@ pub fn make(path: &Path) -> Result<(), DaemonError> {
 /// kernel drops it with the last descriptor.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not by closing alone: a child that has not yet executed its program has the description, too, and the
+        // next daemon may be starting.
+        let _ = self.file.unlock();
+    }
 }
 
 impl Lock {
@@ -69,7 +77,7 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(DaemonError::io("writing lock file", path))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -83,6 +91,8 @@ mod tests {
         let first = Lock::take(dir.path()).expect("free");
         let error = Lock::take(dir.path()).expect_err("taken");
         assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
+        // As in a child between fork(2) and execve(2).
+        let _inherited = first.file.try_clone().expect("a duplicate");
         drop(first);
         assert!(Lock::take(dir.path()).is_ok());
     }
