@@ -98,7 +98,11 @@ impl Pods {
                 continue;
             };
             if let Err(error) = network.check(&pod.id, netns).await {
-                tracing::warn!(pod = %pod.id, error = chain(&error), "CNI CHECK: the pod's network has changed");
+                // A plugin's word, and some say so of rules that are all there.
+                tracing::warn!(
+                    pod = %pod.id, error = chain(&error),
+                    "CNI CHECK: a plugin says that the pod's network is not as it left it; the pod goes on"
+                );
             }
         }
     }
