@@ -198,7 +198,9 @@ impl Sim {
                 due += rate * 10;
                 while due >= 1_000 {
                     due -= 1_000;
-                    for change in world::step(&shared.lock().snapshot) {
+                    // A statement of its own: the guard would live as long as the loop.
+                    let changes = world::step(&shared.lock().snapshot);
+                    for change in changes {
                         shared.change(&change);
                     }
                 }
