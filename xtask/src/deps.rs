@@ -126,6 +126,27 @@ const REGISTRY: Need = Need {
     },
     packages: &["docker-registry", "skopeo", "openssl", "apache2-utils"],
 };
+const UMOCI: Need = Need {
+    what: "umoci",
+    why: "what pulls are measured against",
+    present: || run::on_path("umoci").is_some(),
+    packages: &["umoci"],
+};
+/// To measure, also against others.
+pub const BENCH: [&Need; 11] = [
+    &LINKER,
+    &PKG_CONFIG,
+    &LIBSECCOMP,
+    &EBPF,
+    &CNI,
+    &IPTABLES,
+    &IPROUTE,
+    &RUNC,
+    &BUSYBOX,
+    &REGISTRY,
+    &UMOCI,
+];
+
 /// To test.
 pub const TEST: [&Need; 10] =
     [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE, &RUNC, &BUSYBOX, &REGISTRY];

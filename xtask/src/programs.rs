@@ -26,9 +26,15 @@ pub struct Bench {
     /// Pods started at once, and kept for the memory figures.
     #[arg(long, default_value_t = 20)]
     parallel: u32,
+    /// Times a large image is pulled; none where 0.
+    #[arg(long, default_value_t = 3)]
+    pulls: u32,
     /// Only the console: frame times and CPU over a simulated daemon. Needs no root.
     #[arg(long)]
     only_console: bool,
+    /// Only the pulls, against `skopeo copy` and `umoci unpack`.
+    #[arg(long, conflicts_with = "only_console")]
+    only_pulls: bool,
     /// One JSON document instead of tables; the console's is one of its own, on the first line.
     #[arg(long)]
     json: bool,
@@ -36,7 +42,7 @@ pub struct Bench {
 
 /// Builds and becomes the demo.
 pub fn demo(options: &Demo) -> Result<()> {
-    let dir = prepare()?;
+    let dir = prepare(&deps::RUN)?;
     let mut command = Command::new(dir.join("demo"));
     command.args(options.once.then_some("--once"));
     become_program(&mut command, &dir)
@@ -44,13 +50,17 @@ pub fn demo(options: &Demo) -> Result<()> {
 
 /// Builds and becomes the bench.
 pub fn bench(options: &Bench) -> Result<()> {
-    console(options)?;
+    if !options.only_pulls {
+        console(options)?;
+    }
     if options.only_console {
         return Ok(());
     }
-    let dir = prepare()?;
+    let dir = prepare(&deps::BENCH)?;
     let mut command = Command::new(dir.join("bench"));
     command.args(["--pods", &options.pods.to_string(), "--parallel", &options.parallel.to_string()]);
+    command.args(["--pulls", &options.pulls.to_string()]);
+    command.args(options.only_pulls.then_some("--only-pulls"));
     command.args(options.json.then_some("--json"));
     become_program(&mut command, &dir)
 }
@@ -63,8 +73,8 @@ fn console(options: &Bench) -> Result<()> {
     run::run(&mut command)
 }
 
-fn prepare() -> Result<std::path::PathBuf> {
-    deps::ensure(&deps::RUN)?;
+fn prepare(needs: &[&deps::Need]) -> Result<std::path::PathBuf> {
+    deps::ensure(needs)?;
     ensure!(deps::is_root(), "this makes namespaces, mounts and a bridge: run it as root");
     build::release()
 }
