@@ -2,18 +2,23 @@
 //!
 //! ```text
 //! Reference ─▶ hosts (certs.d/<host>/hosts.toml) ─▶ [Endpoint: mirrors first, the registry last]
-//!                                                       │ client: redirects, retries, bounds
-//!                                                       │ auth: Basic, Bearer through a token server
+//!                                                       │ client: hosts in order; tries: again, or the next
+//!                                                       │ authorize, auth: Basic, Bearer, token servers
+//!                                                       │ exchange: redirects, deadlines, bounds
 //!                                                       ▼
 //!                                           manifests and blobs, unchecked: `pull` checks digests
 //! ```
 
 mod auth;
+mod authorize;
 mod challenge;
 mod client;
 mod error;
+mod exchange;
+mod host;
 mod hosts;
 mod tls;
+mod tries;
 
 pub use auth::{BadCredentials, Credentials};
 pub(crate) use client::{Blob, Registry};
