@@ -15,7 +15,6 @@ use sandboxd_tests::image::{Image, Layer};
 use sandboxd_tests::node::{Node, Options};
 use sandboxd_tests::registry::{self, Registry};
 
-use crate::memory::cpu_ticks;
 use crate::report::Report;
 use crate::stats::Series;
 
@@ -149,6 +148,17 @@ fn children() -> Result<Duration> {
         Duration::from_secs(u64::try_from(time.tv_sec()).unwrap_or_default()) + Duration::from_micros(micros)
     };
     Ok(of(usage.user_time()) + of(usage.system_time()))
+}
+
+/// utime + stime of the processes (proc_pid_stat(5), fields 14 and 15), those of threads that have ended too.
+fn cpu_ticks(pids: &[i32]) -> u64 {
+    let ticks = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let numbers: Vec<u64> = fields.split(' ').skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
+        Some(numbers.iter().sum::<u64>())
+    };
+    pids.iter().filter_map(ticks).sum()
 }
 
 /// USER_HZ is 100 on every architecture Rust runs on.
