@@ -164,7 +164,18 @@ fn the_picture_in_the_docs_is_what_the_console_draws() {
     let pods = console.draw();
     console.keys("w");
     let why = console.draw();
-    picture("docs/console.txt", &format!("{pods}\n{why}"));
+    let drawn = format!("{pods}\n{why}");
+    picture("docs/console.txt", &drawn);
+    // The README has it between other words.
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = std::fs::read_to_string(&path).unwrap();
+    let (head, rest) = readme.split_once("## The console\n\n```text\n").unwrap();
+    let (there, tail) = rest.split_once("```\n").unwrap();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, format!("{head}## The console\n\n```text\n{drawn}```\n{tail}")).unwrap();
+    } else {
+        assert_eq!(there, drawn);
+    }
 }
 
 /// The walk from "a pod failed" to the cause of containerd issue 6908, key by key, on a real node.
