@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sandboxd::client::{self, ClientError};
+use sandboxd::client::{self, ClientError, ConsoleArgs};
 use sandboxd::config::{Config, DEFAULT_TOML};
 use sandboxd::daemon::cli::{Cli, Command, ConfigCommand, ImageArgs, ServeArgs};
 use sandboxd::daemon::{self, Daemon};
@@ -19,7 +19,9 @@ fn main() -> ExitCode {
         Command::Namespaces(args) => ask(client::namespaces::run(&args)),
         Command::Explain(args) => ask(client::explain::run(&args)),
         Command::Events(args) => ask(client::events::run(&args)),
-        Command::Doctor { json, config } => examine(json, config.as_deref()),
+        Command::Doctor { json, config, console_socket } => {
+            examine(json, &ConsoleArgs { config, console_socket })
+        }
     };
     outcome.unwrap_or_else(|error| {
         // `:#` prints the chain, ": " between the parts.
@@ -59,9 +61,11 @@ fn check(path: Option<&std::path::Path>) -> anyhow::Result<ExitCode> {
     print("the configuration is valid\n")
 }
 
-fn examine(json: bool, path: Option<&std::path::Path>) -> anyhow::Result<ExitCode> {
-    let config = Config::load(path)?;
-    let checks = doctor::examine(&config, None);
+fn examine(json: bool, console: &ConsoleArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(console.config.as_deref())?;
+    let mut checks = doctor::examine(&config, None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    checks.extend(runtime.block_on(client::doctor::observer_counts(console)));
     print(&if json { doctor::to_json(&checks)? } else { doctor::to_text(&checks) })?;
     let failed = checks.iter().any(|c| c.verdict == doctor::Verdict::Fail);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -5,6 +5,7 @@
 //! {"at_ns":1790000000100000000,"delta":{"time_ns":…,"check":{…}}}
 //! {"at_ns":1790000000200000000,"explained":{"check":{…},"explanation":{…}}}
 //! {"at_ns":1790000000300000000,"answered":{"namespaces":{…}}}
+//! {"at_ns":1790000000400000000,"log":{"container_id":…,"lines":[{"time_ns":…,"text":…}]}}
 //! ```
 //!
 //! With several nodes each line has the name of its own: `"node":"worker-1"`. The field names are those of
@@ -16,7 +17,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sandboxd_api::console::{ExplainCheckResponse, WatchResponse, delta, watch_response};
+use sandboxd_api::console::{ExplainCheckResponse, LogLine, WatchResponse, delta, watch_response};
 use serde::{Deserialize, Serialize};
 
 use crate::feed::query::Answer;
@@ -41,6 +42,52 @@ pub enum What {
     Delta(Change),
     Explained(ExplainCheckResponse),
     Answered(Answer),
+    Log(LogPart),
+}
+
+/// More of a log that was followed, or its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPart {
+    pub container_id: String,
+    /// The first of what was read from the log's tail: what was read of it before comes again.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub anew: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<LogText>,
+    /// Why it ended; empty where it was at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+}
+
+/// A `LogLine` as text: bytes would be numbers in JSON. What is no UTF-8 is replaced, as the console shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogText {
+    pub time_ns: i64,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stderr: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub partial: bool,
+    pub text: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl From<&LogLine> for LogText {
+    fn from(line: &LogLine) -> Self {
+        let LogLine { time_ns, stderr, partial, text } = line;
+        let text = String::from_utf8_lossy(text).into_owned();
+        Self { time_ns: *time_ns, stderr: *stderr, partial: *partial, text }
+    }
+}
+
+impl From<LogText> for LogLine {
+    fn from(line: LogText) -> Self {
+        let LogText { time_ns, stderr, partial, text } = line;
+        Self { time_ns, stderr, partial, text: text.into_bytes() }
+    }
 }
 
 /// A `Delta` with what changed beside its time, as the protocol's own JSON form has it.

@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemon::Daemon;
-use sandboxd_api::console::{Check, Delta, Lagged, Snapshot, WatchResponse, delta, watch_response};
+use sandboxd_api::console::{Check, Delta, Lagged, LogLine, Snapshot, WatchResponse, delta, watch_response};
+use sandboxd_sim::{Sim, world};
+use sandboxd_tui::feed::log::Follow;
 use sandboxd_tui::feed::query::Query;
 use sandboxd_tui::feed::target::{Address, Target};
 use sandboxd_tui::feed::{Feed, FeedEvent, Request, live, replay};
@@ -168,10 +170,68 @@ async fn what_was_read_while_recording_is_there_in_the_replay() {
     }
 }
 
+#[tokio::test]
+async fn a_log_that_was_read_while_recording_is_there_in_the_replay() {
+    let dir = tempfile::tempdir().unwrap();
+    let sim = Sim::start(&dir.path().join("console.sock"), world::node("here", 2));
+    let [read, other] = [0, 1].map(|pod| sim.snapshot().containers[pod].id.clone());
+    sim.log(&read, false, "first");
+    sim.log(&read, true, "\u{1b}[31msecond");
+    sim.log(&other, false, "only");
+    let file = dir.path().join("session.jsonl");
+    let mut feed = live::start(target(&sim.socket), Some(recording(&file)));
+    let follow = |container_id: &str, since_ns| {
+        Request::Follow(Follow { container_id: container_id.to_owned(), tail_lines: 2_000, since_ns })
+    };
+    let texts = |lines: Vec<LogLine>| {
+        lines.into_iter().map(|line| String::from_utf8(line.text).unwrap()).collect::<Vec<_>>()
+    };
+    while !matches!(feed.events.recv().await.unwrap(), FeedEvent::Message(_)) {}
+    // Read, left for another and read again: it is in the replay once.
+    let whole = ["first", "\u{1b}[31msecond", "third"];
+    for (container, expected) in [(&read, &whole[..2]), (&other, &["only"]), (&read, &whole)] {
+        feed.requests.send(follow(container, 0)).await.unwrap();
+        let expected: Vec<_> = expected.iter().map(|line| (*line).to_owned()).collect();
+        let mut seen: Vec<String> = Vec::new();
+        while !seen.ends_with(&expected) {
+            if let FeedEvent::Log { lines, .. } = feed.events.recv().await.unwrap() {
+                seen.extend(texts(lines));
+            }
+        }
+        if expected.len() == 2 {
+            sim.log(&read, false, "third");
+        }
+    }
+    drop(feed);
+    sim.stop().await;
+
+    let mut replayed = replay::start(record::read(&file).unwrap());
+    for (container, since_ns, expected) in [
+        (&read, 0, Some(&whole[..])),
+        (&read, i64::MAX, Some(&[])),
+        (&other, 0, Some(&["only"])),
+        (&"nobody".to_owned(), 0, None),
+    ] {
+        replayed.requests.send(follow(container, since_ns)).await.unwrap();
+        let played = loop {
+            match replayed.events.recv().await.unwrap() {
+                FeedEvent::Log { lines, .. } => break Some(texts(lines)),
+                FeedEvent::LogEnded { ended, .. } => {
+                    assert_eq!(ended.unwrap_err(), "not part of this recording");
+                    break None;
+                }
+                _ => {}
+            }
+        };
+        let expected = expected.map(|lines| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>());
+        assert_eq!(played, expected);
+    }
+}
+
 fn recorded_seq() -> u64 {
     let explained = entries().into_iter().find_map(|entry| match entry.what {
         What::Explained(answer) => answer.check.map(|check| check.seq),
-        What::Snapshot(_) | What::Delta(_) | What::Answered(_) => None,
+        What::Snapshot(_) | What::Delta(_) | What::Answered(_) | What::Log(_) => None,
     });
     explained.unwrap()
 }

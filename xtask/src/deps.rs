@@ -133,19 +133,8 @@ const UMOCI: Need = Need {
     packages: &["umoci"],
 };
 /// To measure, also against others.
-pub const BENCH: [&Need; 11] = [
-    &LINKER,
-    &PKG_CONFIG,
-    &LIBSECCOMP,
-    &EBPF,
-    &CNI,
-    &IPTABLES,
-    &IPROUTE,
-    &RUNC,
-    &BUSYBOX,
-    &REGISTRY,
-    &UMOCI,
-];
+pub const BENCH: [&Need; 11] =
+    [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE, &RUNC, &BUSYBOX, &REGISTRY, &UMOCI];
 
 /// To test.
 pub const TEST: [&Need; 10] =

@@ -35,6 +35,8 @@ enum Task {
     VmTest(vm::Options),
     /// Latency, memory and cost of a capability check.
     Bench(programs::Bench),
+    /// Records the session that the console's panels are tested with: a real daemon, real pods.
+    RecordSession(programs::RecordSession),
     /// The eBPF object alone.
     BuildEbpf {
         /// Optimised and without debug information beyond BTF.
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::test(&options),
         Task::VmTest(options) => vm::vm_test(&options),
         Task::Bench(options) => programs::bench(&options),
+        Task::RecordSession(options) => programs::record_session(&options),
         Task::BuildEbpf { release } => ebpf::build_ebpf(release).map(|path| println!("{}", path.display())),
         Task::CriTable(options) => cri_table::cri_table(&options),
         Task::Build => deps::ensure(&deps::BUILD).and_then(|()| build::release().map(drop)),

@@ -1,8 +1,8 @@
-//! The demo and the benches: builds their program of the `tests` crate and becomes it, so that a signal
-//! meets one process, the one that cleans up.
+//! The demo, the benches and the recorded session: builds their program of the `tests` crate and becomes it, so
+//! that a signal meets one process, the one that cleans up.
 
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -40,6 +40,25 @@ pub struct Bench {
     json: bool,
 }
 
+/// What `cargo xtask record-session` takes.
+#[derive(Debug, clap::Args)]
+pub struct RecordSession {
+    /// The recording [default: the fixture of the console's tests]
+    file: Option<PathBuf>,
+}
+
+/// Builds and becomes the program that records the session.
+pub fn record_session(options: &RecordSession) -> Result<()> {
+    let file = match &options.file {
+        Some(file) => std::path::absolute(file)?,
+        None => run::root().join("tui/tests/fixtures/session.jsonl"),
+    };
+    let dir = prepare(&deps::RUN)?;
+    let mut command = Command::new(dir.join("session"));
+    command.arg(file);
+    become_program(&mut command, &dir)
+}
+
 /// Builds and becomes the demo.
 pub fn demo(options: &Demo) -> Result<()> {
     let dir = prepare(&deps::RUN)?;
@@ -73,7 +92,7 @@ fn console(options: &Bench) -> Result<()> {
     run::run(&mut command)
 }
 
-fn prepare(needs: &[&deps::Need]) -> Result<std::path::PathBuf> {
+fn prepare(needs: &[&deps::Need]) -> Result<PathBuf> {
     deps::ensure(needs)?;
     ensure!(deps::is_root(), "this makes namespaces, mounts and a bridge: run it as root");
     build::release()

@@ -1,6 +1,7 @@
-//! Commands of `sandboxd` that ask: `namespaces`, `explain`, `events`. Clients of the console's socket.
+//! Commands of `sandboxd` that ask: `namespaces`, `explain`, `events`, `doctor`. Clients of the console's socket.
 
 mod connection;
+pub mod doctor;
 pub mod events;
 pub mod explain;
 pub mod namespaces;

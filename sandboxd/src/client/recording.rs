@@ -46,7 +46,7 @@ pub(super) fn explained(
         if reader.read_line(&mut text).map_err(failed)? == 0 {
             break;
         }
-        if text.trim().is_empty() {
+        if text.trim().is_empty() || text.starts_with('#') {
             continue;
         }
         let line: Line = match serde_json::from_str(&text) {
@@ -90,7 +90,8 @@ mod tests {
         file
     }
 
-    const LINES: [&str; 4] = [
+    const LINES: [&str; 5] = [
+        "# a comment\n",
         "{\"at_ns\":1,\"snapshot\":{\"recent_checks\":[{\"seq\":3,\"summary\":\"old\"}],\"pods\":[]}}\n",
         "{\"at_ns\":2,\"delta\":{\"time_ns\":2,\"check\":{\"seq\":4,\"summary\":\"new\",\"verdict\":\"DENIED\"}}}\n",
         "{\"at_ns\":3,\"explained\":{\"check\":{\"seq\":4},\"explanation\":{\"fix\":\"do it\"}}}\n",

@@ -175,7 +175,11 @@ fn of_pod(pod: &Pod) -> api::ContainerCapabilities {
     api::ContainerCapabilities {
         pod_id: pod.id.to_string(),
         pod_name: format!("{}/{}", metadata.namespace, metadata.name),
-        userns: pod.namespace(NsKind::User).is_some_and(|userns| !userns.host),
+        // One that failed before it had its namespaces is known by what it asked for.
+        userns: match pod.namespace(NsKind::User) {
+            Some(userns) => !userns.host,
+            None => pod.spec.namespaces.user.is_some(),
+        },
         ..api::ContainerCapabilities::default()
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Memory per client is bounded by the four broadcast rings and one message on its way.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,8 +53,12 @@ async fn stream(
     let (recent_events, mut events) = sources.events.recent_and_subscribe(RECENT_EVENTS);
     let mut sampled = sources.observer.sampled();
     let mut counted: VecDeque<PodId> = VecDeque::new();
+    // Pods whose checks were told one by one since the last tick: their counts have moved as well, unless the pod was
+    // told of since.
+    let mut checked: HashSet<PodId> = HashSet::new();
     let mut network = sources.network.watch();
     network.mark_unchanged();
+    let mut degradations = sources.observer.degradations();
     if missed > 0 {
         send(out, delta(Change::Lagged(wire::Lagged { messages: missed }))).await?;
     }
@@ -69,6 +73,7 @@ async fn stream(
         recent_events,
         access: Some(access.clone()),
     };
+    let mut told: HashMap<String, _> = snapshot.pods.iter().map(|pod| (pod.id.clone(), pod.checks)).collect();
     send(out, wire::WatchResponse { message: Some(Message::Snapshot(snapshot)) }).await?;
     let mut tick = tokio::time::interval(STATUS_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -102,6 +107,7 @@ async fn stream(
             check = checks.recv() => match check {
                 Ok(check) => {
                     active = true;
+                    checked.extend(check.pod.as_ref().map(|pod| pod.id.clone()));
                     Change::Check(sources.check(&check))
                 }
                 Err(RecvError::Lagged(n)) => return Some(n),
@@ -123,9 +129,9 @@ async fn stream(
             }
             () = std::future::ready(()), if !counted.is_empty() => {
                 let pod = counted.pop_front().and_then(|id| sources.pods.find(id.as_str()).ok().flatten());
-                match pod {
-                    Some(pod) => Change::Pod(sources.pod(&pod)),
-                    None => continue,
+                match pod.map(|pod| sources.pod(&pod)) {
+                    Some(pod) if told.get(&pod.id) != Some(&pod.checks) => Change::Pod(pod),
+                    _ => continue,
                 }
             }
             changed = network.changed() => {
@@ -134,9 +140,18 @@ async fn stream(
                 }
                 Change::Node(sources.node())
             }
+            // One that reads no more has no checks to tell of: this alone says so.
+            changed = degradations.changed() => {
+                if changed.is_err() {
+                    return None;
+                }
+                active = true;
+                continue;
+            }
             // An idle client costs no wake-up: without checks the counters stand still.
             _ = tick.tick(), if active => {
                 active = false;
+                counted.extend(checked.drain());
                 match newer(&mut sent_status, sources.observer.status()) {
                     Some(status) => Change::Observer(status),
                     None => continue,
@@ -144,6 +159,11 @@ async fn stream(
             }
             () = out.closed() => return None,
         };
+        match &change {
+            Change::Pod(pod) => drop(told.insert(pod.id.clone(), pod.checks)),
+            Change::PodRemoved(id) => drop(told.remove(id)),
+            _ => {}
+        }
         send(out, delta(change)).await?;
     }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use sandboxd_api::console as api;
 use sandboxd_image::Images;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,11 +14,11 @@ use super::node::{self, Node};
 use super::socket::Socket;
 use crate::cgroup::{CgroupSettings, Cgroups, DriverChoice};
 use crate::config::{CgroupDriver, Config, Handler, RuntimeKind};
+use crate::console::Sources;
 use crate::console::access::Operators;
 use crate::console::endpoint::Endpoint;
 use crate::console::events::Follow;
 use crate::console::leaks::Leaks;
-use crate::console::{NodeFacts, Sources};
 use crate::container::{Containers, Foundations};
 use crate::cri::validate::Host;
 use crate::cri::{Cri, Events, HandlerReport, Known};
@@ -133,7 +132,8 @@ impl Daemon {
             pods: Arc::clone(pods.store()),
             containers: Arc::clone(containers.store()),
             network: network.watch(),
-            degradations: degradations(&facts, &observer),
+            degradations: facts.degradations.clone(),
+            observer: observer.degradations(),
         }
         .start();
         let sources = Arc::new(Sources {
@@ -179,12 +179,6 @@ impl Daemon {
             locks,
         })
     }
-}
-
-/// How this node does less than it could.
-fn degradations(facts: &NodeFacts, observer: &Observer) -> Vec<api::Degradation> {
-    let of_observer = api::Observer::from(&observer.status()).degradations;
-    facts.degradations.iter().cloned().chain(of_observer).collect()
 }
 
 /// The way to a collector, where one is configured.

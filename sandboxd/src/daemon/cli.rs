@@ -41,6 +41,9 @@ pub enum Command {
         /// Configuration file [default: /etc/sandboxd/config.toml, if it is there]
         #[arg(long, value_name = "F")]
         config: Option<PathBuf>,
+        /// Socket for consoles of the daemon that is asked for its observer's counts, where one runs
+        #[arg(long, value_name = "P")]
+        console_socket: Option<PathBuf>,
     },
 }
 

@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::config::{self, Config};
 use crate::observer::Observer;
 
+pub use observer::counts;
 pub use privileges::may_make_pods;
 pub use report::{to_json, to_text};
 
@@ -49,7 +50,7 @@ impl Check {
         Self { name, verdict: Verdict::Ok, reason: reason.into(), remedy: String::new() }
     }
 
-    fn warn(name: &'static str, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn warn(name: &'static str, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { name, verdict: Verdict::Warn, reason: reason.into(), remedy: remedy.into() }
     }
 
@@ -70,6 +71,7 @@ pub fn examine(config: &Config, observer: Option<&Observer>) -> Vec<Check> {
     checks.extend(places::checks(config));
     checks.push(console::check(config));
     checks.push(observer::check(config, observer));
+    checks.extend(observer.and_then(|observer| counts(&(&observer.status()).into())));
     checks.push(namespaces::check(config, observer));
     checks
 }

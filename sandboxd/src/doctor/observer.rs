@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use sandboxd_api::console as api;
+
 use super::Check;
 use crate::config::Config;
 use crate::observer::{Attribution, Bounds, Observer, ObserverSettings, State, Status};
@@ -42,4 +44,59 @@ fn verdict(status: &Status) -> Check {
         }
     };
     Check::warn(NAME, format!("{}: denials are explained by ownership alone", status.message), remedy)
+}
+
+/// What the daemon's observer counted since its start; nothing where it sees nothing.
+#[must_use]
+pub fn counts(observer: &api::Observer) -> Option<Check> {
+    const NAME: &str = "observer counts";
+    if observer.state() != api::observer::State::Running {
+        return None;
+    }
+    let api::Observer { produced, seen, sampled_out, lost, allowed, denied, .. } = observer;
+    let mut words =
+        format!("{produced} checks produced = {seen} seen + {sampled_out} sampled out + {lost} lost");
+    // In the ring, or waiting for the result of their system call.
+    if let Some(waiting @ 1..) = produced.checked_sub(seen + sampled_out + lost) {
+        words.push_str(&format!(" + {waiting} not read yet"));
+    }
+    words.push_str(&format!("; {allowed} allowed, {denied} denied"));
+    if *lost == 0 {
+        return Some(Check::ok(NAME, words));
+    }
+    let remedy = "the lost ones are in no other count: checks came faster than the daemon could read them; find what \
+                  asks so often with `sandboxd events --follow --kind check`, or give the daemon more CPU time";
+    Some(Check::warn(NAME, words, remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+
+    #[test]
+    fn the_counts_add_up_in_words() {
+        let observer = api::Observer {
+            state: api::observer::State::Running.into(),
+            produced: 18_300,
+            seen: 18_204,
+            sampled_out: 96,
+            allowed: 18_263,
+            denied: 37,
+            ..api::Observer::default()
+        };
+        let check = counts(&observer).unwrap();
+        assert_eq!(
+            (check.verdict, check.reason.as_str()),
+            (
+                Verdict::Ok,
+                "18300 checks produced = 18204 seen + 96 sampled out + 0 lost; 18263 allowed, 37 denied"
+            )
+        );
+        let behind = counts(&api::Observer { produced: 18_310, lost: 7, ..observer.clone() }).unwrap();
+        assert_eq!(behind.verdict, Verdict::Warn);
+        assert!(behind.reason.contains("+ 7 lost + 3 not read yet;"), "{behind:?}");
+        let blind = api::Observer { state: api::observer::State::Disabled.into(), ..observer };
+        assert_eq!(counts(&blind), None);
+    }
 }

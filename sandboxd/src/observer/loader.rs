@@ -314,6 +314,8 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         next = source.source();
     }
+    // Refused before the verifier had a word.
+    let text = text.trim_end().trim_end_matches("Verifier output:").trim_end_matches(". ").to_owned();
     const LONGEST: usize = 600;
     match text.char_indices().nth_back(LONGEST) {
         Some((at, _)) => format!("…{}", &text[at..]),

@@ -116,7 +116,8 @@ pub struct Observer {
 struct Shared {
     state: State,
     results: Option<ResultsThrough>,
-    degradations: Mutex<Vec<Degradation>>,
+    /// Grows when one appears while it runs.
+    degradations: watch::Sender<Vec<Degradation>>,
     attribution: Arc<Attribution>,
     history: Mutex<History>,
     subscribers: broadcast::Sender<Arc<Check>>,
@@ -142,7 +143,7 @@ impl Observer {
             Arc::new(Shared {
                 state,
                 results,
-                degradations: Mutex::new(degradations),
+                degradations: watch::Sender::new(degradations),
                 attribution,
                 history: Mutex::new(History::new(settings.history)),
                 subscribers: broadcast::Sender::new(SUBSCRIBER_LAG),
@@ -188,7 +189,7 @@ impl Observer {
     #[must_use]
     pub fn status(&self) -> Status {
         let state = self.shared.state;
-        let degradations = lock(&self.shared.degradations).clone();
+        let degradations = self.shared.degradations.borrow().clone();
         // Before the kernel's: whatever was seen by now has been produced.
         let count = |counter: &AtomicU64| counter.load(Ordering::Acquire);
         let (seen, sampled_out) = (count(&self.shared.seen), count(&self.shared.sampled_out));
@@ -213,6 +214,12 @@ impl Observer {
             forgotten,
             degradations,
         }
+    }
+
+    /// The steps down: those of the start, and each that appears later.
+    #[must_use]
+    pub fn degradations(&self) -> watch::Receiver<Vec<Degradation>> {
+        self.shared.degradations.subscribe()
     }
 
     /// Checks from now on.
@@ -459,7 +466,7 @@ impl Shared {
     #[cfg(feature = "observer")]
     fn degrade(&self, step: Degradation) {
         step.log();
-        lock(&self.degradations).push(step);
+        self.degradations.send_modify(|all| all.push(step));
     }
 }
 

@@ -4,8 +4,11 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 use sandboxd_api::console::delta::Change;
-use sandboxd_api::console::{DoctorRequest, GetTimelineRequest, namespace, pod, sysfs};
+use sandboxd_api::console::{DoctorRequest, GetTimelineRequest, Pod, namespace, pod, sysfs};
 use sandboxd_tests::e2e::E2e;
+use sandboxd_tests::image::BUSYBOX;
+use sandboxd_tests::skip::Need;
+use sandboxd_tests::workload::{Kube, Request};
 use sandboxd_tests::{bins, ns};
 
 #[test]
@@ -69,6 +72,29 @@ fn a_pod_shows_its_namespaces_owners_and_steps() {
         let cni: u64 = timeline.steps.iter().map(|s| s.cni_ns).sum();
         ensure!(cni > 1_000_000 && cni <= timeline.total_ns, "CNI {cni} ns of {} ns", timeline.total_ns);
         Ok(())
+    });
+}
+
+/// Nothing else of the pod changes: the counts are news of their own.
+#[test]
+fn a_denied_check_moves_the_counts_of_its_pod() {
+    E2e::default().needs(Need::Bpf).run(async |node| {
+        node.load_busybox()?;
+        let (kube, console) = (Kube::connect(node).await?, node.console().await?);
+        let pod = kube.pod(node.pod("counted").userns()).await?;
+        let id = kube.run(&pod, Request::new("main", BUSYBOX).waits()).await?;
+        let (snapshot, mut watch) = console.watch().await?;
+        let denied = |pod: &Pod| pod.checks.as_ref().map_or(0, |checks| checks.denied);
+        let before = snapshot.pods.iter().find(|it| it.id == pod.id).map(denied).context("no pod")?;
+        let ran = kube.exec(&id, &["mount", "-t", "tmpfs", "t", "/tmp"]).await?;
+        ensure!(ran.exit_code != 0, "the mount was to fail");
+        watch
+            .until(|change| match change {
+                Change::Pod(it) if it.id == pod.id && denied(&it) == before + 1 => Some(()),
+                _ => None,
+            })
+            .await
+            .context("the pod with one more denied check")
     });
 }
 

@@ -6,6 +6,7 @@ mod cli;
 mod config_fields;
 mod console;
 mod console_access;
+mod console_program;
 mod console_service;
 mod console_streams;
 mod containers;

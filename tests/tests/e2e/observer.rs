@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use sandboxd_api::console::{ListChecksRequest, check, observer};
 use sandboxd_tests::e2e::E2e;
+use sandboxd_tests::node::Node;
 use sandboxd_tests::ns;
 use sandboxd_tests::skip::Need;
 
@@ -83,6 +84,34 @@ fn the_doctor_and_the_status_name_the_rung() {
         let request = sandboxd_api::cri::StatusRequest { verbose: true };
         let info = cri.runtime.clone().status(request).await?.into_inner().info;
         ensure!(info.values().any(|text| text.contains(&observer.rung)), "{info:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_doctor_prints_counts_that_add_up() {
+    E2e::default().needs(Need::Bpf).run(async |node| {
+        node.cri().await?.run(node.pod("counted").userns().build()).await?;
+        let doctor = |node: &Node| -> anyhow::Result<_> {
+            let output = node.ask(&["doctor", "--json"]).output()?;
+            let checks: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+            let all = checks.as_array().context("no checks")?;
+            Ok(all.iter().find(|check| check["name"] == "observer counts").cloned())
+        };
+        let check = doctor(node)?.context("no counts")?;
+        let words = check["reason"].as_str().unwrap_or_default();
+        let before = |word: &str| {
+            let (head, _) = words.split_once(&format!(" {word}"))?;
+            head.rsplit(' ').next()?.parse::<u64>().ok()
+        };
+        let count = |word: &str| before(word).with_context(|| format!("no {word:?} in {words:?}"));
+        let produced = count("checks produced")?;
+        let waiting = before("not read yet").unwrap_or(0);
+        ensure!(produced == count("seen")? + count("sampled out")? + count("lost")? + waiting, "{words}");
+        ensure!(produced > 0 && count("allowed")? > 0, "{words}");
+        // Without a daemon there is nothing that counts, and nothing to complain of.
+        node.terminate_daemon().await?;
+        ensure!(doctor(node)?.is_none(), "counts without a daemon");
         Ok(())
     });
 }

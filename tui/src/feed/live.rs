@@ -113,7 +113,10 @@ impl Task {
                     }
                 },
                 request = self.requests.recv() => match request.ok_or(Gone)? {
-                    Request::Follow(follow) => logs.follow(follow, channel.clone(), self.events.clone()),
+                    Request::Follow(follow) => {
+                        let recording = self.recording.clone();
+                        logs.follow(follow, channel.clone(), self.events.clone(), recording);
+                    }
                     Request::Unfollow => logs.end(),
                     request => drop(answers.spawn(answer(channel.clone(), request))),
                 },

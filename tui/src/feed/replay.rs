@@ -1,16 +1,17 @@
-//! The feed from a recording. What was asked for while recording is answered from it: an explanation whenever it
-//! is asked for, a reading as it was at that time of the recording, or the first one after it.
+//! The feed from a recording. What was asked for while recording is answered from it: an explanation or a log
+//! whenever it is asked for, a reading as it was at that time of the recording, or the first one after it.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sandboxd_api::console::{Delta, ExplainCheckResponse, WatchResponse, watch_response};
+use sandboxd_api::console::{Delta, ExplainCheckResponse, LogLine, WatchResponse, watch_response};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::log::Follow;
 use super::query::Answer;
 use super::{CHANNEL, Feed, FeedEvent, Request};
-use crate::record::{Change, Entry, What};
+use crate::record::{Change, Entry, LogPart, What};
 
 /// What a recording says to what is not in it.
 const MISSING: &str = "not part of this recording";
@@ -22,7 +23,7 @@ pub fn message(what: What) -> Option<WatchResponse> {
         What::Delta(Change { time_ns, change }) => {
             watch_response::Message::Delta(Delta { time_ns, change: Some(change) })
         }
-        What::Explained(_) | What::Answered(_) => return None,
+        What::Explained(_) | What::Answered(_) | What::Log(_) => return None,
     };
     Some(WatchResponse { message: Some(message) })
 }
@@ -91,6 +92,36 @@ pub struct Answers {
     explained: HashMap<u64, ExplainCheckResponse>,
     /// With their times, oldest first.
     readings: Vec<(i64, Answer)>,
+    /// By container.
+    logs: HashMap<String, RecordedLog>,
+}
+
+/// A log as far as it was read.
+#[derive(Debug, Default)]
+struct RecordedLog {
+    lines: Vec<LogLine>,
+    ended: Option<String>,
+}
+
+impl RecordedLog {
+    fn take(&mut self, part: &LogPart) {
+        if part.anew {
+            self.lines.clear();
+        }
+        self.lines.extend(part.lines.iter().cloned().map(Into::into));
+        self.ended.clone_from(&part.ended);
+    }
+
+    fn answer(&self, follow: &Follow) -> Vec<FeedEvent> {
+        let lines = self.lines.iter().filter(|line| line.time_ns >= follow.since_ns).cloned().collect();
+        let container_id = || follow.container_id.clone();
+        // Cut off by the recording's end it is open still, with nothing more to come.
+        let ended = self.ended.iter().map(|why| FeedEvent::LogEnded {
+            container_id: container_id(),
+            ended: if why.is_empty() { Ok(()) } else { Err(why.clone()) },
+        });
+        [FeedEvent::Log { container_id: container_id(), lines }].into_iter().chain(ended).collect()
+    }
 }
 
 impl Answers {
@@ -102,6 +133,7 @@ impl Answers {
                     answers.explained.extend(answer.check.as_ref().map(|check| (check.seq, answer.clone())));
                 }
                 What::Answered(answer) => answers.readings.push((entry.at_ns, answer.clone())),
+                What::Log(part) => answers.logs.entry(part.container_id.clone()).or_default().take(part),
                 What::Snapshot(_) | What::Delta(_) => {}
             }
         }
@@ -128,6 +160,11 @@ impl Answers {
                 };
                 if !last_two.is_empty() {
                     return last_two.iter().map(|(_, answer)| answered(answer)).collect();
+                }
+            }
+            Request::Follow(follow) => {
+                if let Some(log) = self.logs.get(&follow.container_id) {
+                    return log.answer(follow);
                 }
             }
             _ => {}

@@ -1,6 +1,8 @@
 //! Capabilities: what pods and their containers were granted, used, and were denied, and what they could do
 //! without.
 
+mod sum;
+
 use std::collections::BTreeMap;
 
 use crossterm::event::{KeyCode, KeyEvent};
@@ -19,6 +21,7 @@ use crate::feed::query::Query;
 use crate::fleet::PodKey;
 use crate::model::facts;
 use crate::text;
+use sum::{Grant, Sum, by_pod};
 
 const HEADS: [Head; 6] = [
     table::left("POD", 14),
@@ -37,58 +40,6 @@ pub struct Caps {
     sums: BTreeMap<String, Sum>,
     /// When the reading came that they were made from.
     of_ns: i64,
-}
-
-/// The containers of one pod, added up.
-#[derive(Debug, Default)]
-struct Sum {
-    name: String,
-    /// By number.
-    uses: BTreeMap<u32, CapabilityUse>,
-    unused: usize,
-    userns: bool,
-}
-
-impl Sum {
-    fn of(containers: &[&ContainerCapabilities]) -> Self {
-        let mut sum = Self { userns: true, ..Self::default() };
-        for one in containers {
-            sum.name.clone_from(&one.pod_name);
-            sum.userns &= one.userns;
-            for usage in &one.capabilities {
-                let all = sum.uses.entry(usage.capability).or_insert_with(|| CapabilityUse {
-                    capability: usage.capability,
-                    name: usage.name.clone(),
-                    ..CapabilityUse::default()
-                });
-                all.granted |= usage.granted;
-                all.used += usage.used;
-                all.denied += usage.denied;
-                if usage.last_ns > all.last_ns {
-                    all.last_ns = usage.last_ns;
-                    all.last_syscall.clone_from(&usage.last_syscall);
-                }
-            }
-        }
-        sum.unused = sum.uses.values().filter(|usage| usage.granted && usage.used == 0).count();
-        sum
-    }
-
-    fn denied(&self) -> u64 {
-        self.uses.values().map(|usage| usage.denied).sum()
-    }
-
-    fn count(&self, which: impl Fn(&CapabilityUse) -> bool) -> usize {
-        self.uses.values().filter(|usage| which(usage)).count()
-    }
-}
-
-fn by_pod(containers: &[ContainerCapabilities]) -> BTreeMap<String, Sum> {
-    let mut of: BTreeMap<&str, Vec<&ContainerCapabilities>> = BTreeMap::new();
-    for one in containers {
-        of.entry(&one.pod_id).or_default().push(one);
-    }
-    of.into_iter().map(|(id, containers)| (id.to_owned(), Sum::of(&containers))).collect()
 }
 
 fn name(usage: &CapabilityUse) -> String {
@@ -252,14 +203,19 @@ impl CapsOf {
         let mut lines = Vec::new();
         let kept = cx.model.last_denied(&self.pod).is_some();
         let why = if kept { ": w says why" } else { "" };
-        for usage in sum.uses.values().filter(|usage| usage.denied > 0) {
-            let has = if usage.granted { "is granted and" } else { "is not granted and" };
+        for (usage, grant) in sum.uses.values().filter(|(usage, _)| usage.denied > 0) {
+            let has = match grant {
+                Grant::Yes => "is granted and was",
+                Grant::No => "is not granted and was",
+                Grant::Sandboxd => "was asked for by sandboxd's own processes and was",
+                Grant::Unknown => "was",
+            };
             let times = if usage.denied == 1 {
                 "once".to_owned()
             } else {
                 format!("{} times", text::grouped(usage.denied))
             };
-            let words = format!("{} {has} was denied {times}{why}", name(usage));
+            let words = format!("{} {has} denied {times}{why}", name(usage));
             for (index, part) in
                 text::wrap(&words, usize::from(width).saturating_sub(5)).into_iter().enumerate()
             {
@@ -269,7 +225,7 @@ impl CapsOf {
         }
         if containers.len() > 1 {
             section(&mut lines, "ALL TOGETHER", "", cx);
-            uses(&mut lines, sum.uses.values(), cx);
+            uses(&mut lines, sum.uses.values().map(|(usage, grant)| (usage, *grant)), cx);
         }
         for one in &containers {
             let title = match one.container.as_str() {
@@ -277,7 +233,8 @@ impl CapsOf {
                 container => container,
             };
             section(&mut lines, &title.to_uppercase(), &observed(one, cx), cx);
-            uses(&mut lines, one.capabilities.iter(), cx);
+            let of_it = one.capabilities.iter().map(|usage| (usage, Grant::of(one, usage)));
+            uses(&mut lines, of_it, cx);
             suggestion(&mut lines, one, width, cx);
         }
         lines
@@ -306,17 +263,20 @@ fn observed(one: &ContainerCapabilities, cx: &Context<'_>) -> String {
 }
 
 /// A line each: what was denied first, then what was used, then what was granted and not used.
-fn uses<'a>(lines: &mut Vec<Line<'static>>, uses: impl Iterator<Item = &'a CapabilityUse>, cx: &Context<'_>) {
+fn uses<'a>(
+    lines: &mut Vec<Line<'static>>,
+    uses: impl Iterator<Item = (&'a CapabilityUse, Grant)>,
+    cx: &Context<'_>,
+) {
     let (theme, glyphs) = (cx.theme, cx.theme.glyphs());
-    let mut uses: Vec<_> = uses.filter(|usage| usage.granted || usage.used + usage.denied > 0).collect();
-    uses.sort_by_key(|usage| (usage.denied == 0, usage.used == 0, usage.capability));
-    for usage in uses {
+    let mut uses: Vec<_> = uses.filter(|(usage, _)| usage.granted || usage.used + usage.denied > 0).collect();
+    uses.sort_by_key(|(usage, _)| (usage.denied == 0, usage.used == 0, usage.capability));
+    for (usage, grant) in uses {
         let (sign, word, style) = match usage {
             usage if usage.denied > 0 => (glyphs.failed, "denied", theme.bad()),
             usage if usage.used > 0 => (glyphs.ready, "used", theme.good()),
             _ => (glyphs.idle, "unused", theme.dim()),
         };
-        let granted = if usage.granted { "granted" } else { "not granted" };
         let mut counts = Vec::new();
         if usage.denied > 0 {
             counts.push(format!("{} denied", text::grouped(usage.denied)));
@@ -331,7 +291,7 @@ fn uses<'a>(lines: &mut Vec<Line<'static>>, uses: impl Iterator<Item = &'a Capab
         lines.push(Line::from(vec![
             Span::styled(format!("  {sign} {word:<7} "), style),
             Span::styled(format!("{:<17} ", name(usage)), theme.strong()),
-            Span::raw(format!("{granted:<12} ")),
+            Span::raw(format!("{:<12} ", grant.word())),
             Span::styled(counts.join(", "), theme.dim()),
         ]));
     }

@@ -28,7 +28,7 @@ const HEADS: [Head; 9] = [
     table::left("STATE", 9),
     table::right("CPU", 6),
     table::right("MEMORY", 8),
-    table::right("LIMIT", 7),
+    table::right("LIMIT", 8),
     table::left("EXIT", 16),
     table::right("PIDS", 4),
     table::right("TRY", 3),
@@ -83,9 +83,15 @@ impl Containers {
             Span::styled(format!("  {age}  {}", facts::address(pod)), theme.dim()),
         ])];
         for problem in problems(pod) {
-            let problem = text::wrap(&problem, usize::from(width).saturating_sub(5));
-            let parts = problem.into_iter().take(2).enumerate();
-            lines.extend(parts.map(|(index, part)| {
+            let room = usize::from(width).saturating_sub(5);
+            let mut parts = text::wrap(&problem, room);
+            if parts.len() > 2 {
+                // All of it is what `w` says.
+                parts.truncate(2);
+                let ellipsis = glyphs.ellipsis;
+                parts[1] = text::fit(&parts[1], room.saturating_sub(text::width(ellipsis)), "") + ellipsis;
+            }
+            lines.extend(parts.into_iter().enumerate().map(|(index, part)| {
                 Line::styled(format!(" {:<3}{part}", if index == 0 { WRONG } else { "" }), theme.bad())
             }));
         }

@@ -71,6 +71,7 @@ fn facts_of(lines: &mut Vec<Line<'static>>, width: u16, cx: &Context<'_>) {
         bytes => format!("{}, {} forgotten", text::bytes(bytes), text::grouped(observer.forgotten)),
     };
     let (observer_state, _) = status::observer(cx);
+    let colon = if observer.message.is_empty() { "" } else { ": " };
     for (label, value) in [
         ("Node", node.name.clone()),
         ("Kernel", format!("{}, cgroup {}", node.kernel, node.cgroup)),
@@ -78,7 +79,7 @@ fn facts_of(lines: &mut Vec<Line<'static>>, width: u16, cx: &Context<'_>) {
         ("You", you),
         ("Network", network),
         ("Host's own", namespaces),
-        ("Observer", format!("{observer_state}  {}", observer.message)),
+        ("Observer", format!("{observer_state}{colon}{}", observer.message)),
         ("Checks", format!("{sign}{equation}")),
         ("", verdicts),
         ("History", history),

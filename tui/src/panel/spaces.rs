@@ -130,14 +130,16 @@ impl Spaces {
             let words = format!(" {dot} {}", format!("{what} {filter}").trim());
             line.push_span(Span::styled(format!("{words}: {} match", self.matched), theme.accent()));
         }
-        let age = text::age(cx.now_ns.saturating_sub(answer.read_at_ns));
-        line.push_span(Span::styled(format!(" {dot} read {age} ago"), theme.dim()));
         if let Some(error) = &reading.error {
             line.push_span(Span::styled(format!(" {dot} ! {error}"), theme.warn()));
         }
         for one in &answer.degradations {
-            line.push_span(Span::styled(format!(" {dot} ! {}", one.name), theme.warn()));
+            let what = one.name.trim_start_matches("namespaces.");
+            line.push_span(Span::styled(format!(" {dot} ! {what}"), theme.warn()));
         }
+        // Last: the first to go where there is no room.
+        let age = text::age(cx.now_ns.saturating_sub(answer.read_at_ns));
+        line.push_span(Span::styled(format!(" {dot} read {age} ago"), theme.dim()));
         line
     }
 }

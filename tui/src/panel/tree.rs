@@ -91,10 +91,14 @@ pub fn build<'a>(ids: impl Iterator<Item = &'a PodKey>, width: u16, cx: &'a Cont
     rows
 }
 
+/// Stands for the user namespace of pods that were to have one and have none: they failed before, or it is gone.
+const NONE: u64 = 0;
+
 /// The user namespace the pod lives in: its own, or the host's.
 fn home(pod: &Pod, init: u64) -> u64 {
     match facts::namespace(pod, "user") {
         Some(user) if !user.host && user.inode != 0 => user.inode,
+        None if !pod.uid_map.is_empty() => NONE,
         _ => init,
     }
 }
@@ -105,6 +109,7 @@ fn userns(rows: &mut Vec<Row>, inode: u64, owned: &Owned<'_>, wide: bool, cx: &C
     let first = owned.pods.first();
     let note = match first.map(|pod| pod.uid_map.as_slice()) {
         _ if inode == init => "init, the host's".to_owned(),
+        _ if inode == NONE => "of pods that were to have one of their own".to_owned(),
         Some([range, ..]) => {
             let to = glyphs.arrow;
             format!(
@@ -124,7 +129,7 @@ fn userns(rows: &mut Vec<Row>, inode: u64, owned: &Owned<'_>, wide: bool, cx: &C
         wrong,
         pod: pod.map(|pod| pod.id.clone()),
     };
-    let label = format!("userns {}", facts::inode_text(inode, "?"));
+    let label = format!("userns {}", facts::inode_text(inode, glyphs.none));
     let owner = first.filter(|_| inode != init).copied();
     rows.push(row("", What::Userns, label, note, false, owner));
 
@@ -133,7 +138,8 @@ fn userns(rows: &mut Vec<Row>, inode: u64, owned: &Owned<'_>, wide: bool, cx: &C
     for pod in &owned.pods {
         for namespace in pod.namespaces.iter().filter(|one| one.wrong_owner && one.owner_inode != inode) {
             let by = owner_name(namespace, init);
-            let note = format!("owned by {by}, not by this userns");
+            let whose = if inode == NONE { "the pod's own" } else { "this userns" };
+            let note = format!("owned by {by}, not by {whose}");
             children.push(row("", What::Namespace, label_of(namespace), note, true, Some(pod)));
         }
     }
@@ -187,8 +193,11 @@ fn owner_name(namespace: &Namespace, init: u64) -> String {
 fn namespace_note(namespace: &Namespace, pods: &[&Pod], owner: u64, init: u64) -> String {
     let names: Vec<_> = pods.iter().map(|pod| facts::full_name(pod)).collect();
     if namespace.wrong_owner {
-        let home = pods.first().map_or(0, |pod| home(pod, init));
-        return format!("of {}, which lives in userns {home}", names.join(", "));
+        let lives = match pods.first().map_or(NONE, |pod| home(pod, init)) {
+            NONE => "has no userns".to_owned(),
+            home => format!("lives in userns {home}"),
+        };
+        return format!("of {}, which {lives}", names.join(", "));
     }
     let addresses = || pods.first().map(|pod| facts::address(pod)).unwrap_or_default();
     match (&*namespace.kind, owner == init) {
@@ -209,12 +218,17 @@ fn draw_row(buf: &mut Buffer, area: Rect, row: &Row, selected: bool, theme: Them
     };
     let sign = if row.wrong { format!("{WRONG} ") } else { String::new() };
     let note = if row.wrong { theme.bad() } else { theme.dim() };
-    let pointer = if selected { theme.glyphs().pointer } else { " " };
+    let glyphs = theme.glyphs();
+    let pointer = if selected { glyphs.pointer } else { " " };
+    // Half an inode would pass for a whole one: what is cut is seen to be.
+    let room = usize::from(area.width).saturating_sub(2 + text::width(&row.branches));
+    let label = text::fit(&format!("{sign}{}  {}", row.label, row.note), room, glyphs.ellipsis);
+    let (label, told) = label.split_at(label.floor_char_boundary(sign.len() + row.label.len()));
     let line = Line::from(vec![
         Span::raw(text::left(pointer, 2, "")),
         Span::styled(row.branches.clone(), theme.dim()),
-        Span::styled(format!("{sign}{}  ", row.label), style),
-        Span::styled(row.note.clone(), note),
+        Span::styled(label.to_owned(), style),
+        Span::styled(told.to_owned(), note),
     ]);
     buf.set_line(area.x, area.y, &line, area.width);
     if selected {

@@ -1,4 +1,8 @@
 //! What the console's tests share: the recorded node, keys, the screen as text.
+//!
+//! There are two recordings. `session.jsonl` is of a real node (`cargo xtask record-session`), and the panels' snapshots
+//! are drawn from it. `node.jsonl` was written by hand after real ones, with more pods and what a healthy node rarely
+//! has (a pull under way, a lost check's neighbours, a veth that holds a namespace): tasks are driven over it.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part; tests may unwrap")]
 
 use std::path::{Path, PathBuf};
@@ -17,8 +21,17 @@ use sandboxd_tui::model::sort::Column;
 use sandboxd_tui::record::{self, Entry, What};
 use sandboxd_tui::theme::Theme;
 
+fn recorded(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
 pub fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/node.jsonl")
+    recorded("node.jsonl")
+}
+
+/// The recording of a real node.
+pub fn session() -> PathBuf {
+    recorded("session.jsonl")
 }
 
 pub fn entries() -> Vec<Entry> {
@@ -35,6 +48,7 @@ pub const ASCII: Theme = Theme { color: false, ascii: true, light: false };
 
 /// The console over the recorded node, its clock standing still at the recording's end.
 pub struct Console {
+    entries: Vec<Entry>,
     pub app: App,
     pub terminal: ratatui::Terminal<TestBackend>,
     pub now_ns: i64,
@@ -55,15 +69,22 @@ impl Console {
         console
     }
 
+    /// Over the recording of a real node.
+    pub fn real(width: u16, height: u16, theme: Theme) -> Self {
+        let mut console = Self::empty(width, height, theme);
+        console.entries = record::read(&session()).unwrap();
+        console.play();
+        console
+    }
+
     /// Takes in the recording.
     pub fn play(&mut self) {
-        let console = self;
-        // Where the messages end: the answers recorded after them are for later.
-        let mut ends = entries().into_iter().filter(|entry| !matches!(entry.what, What::Answered(_)));
-        console.now_ns = ends.next_back().unwrap().at_ns;
-        console.feed(FeedEvent::Live);
-        for message in messages() {
-            console.feed(FeedEvent::Message(message));
+        // Where the messages end: what was asked for after them is for later.
+        let is_message = |entry: &&Entry| matches!(entry.what, What::Snapshot(_) | What::Delta(_));
+        self.now_ns = self.entries.iter().rfind(is_message).unwrap().at_ns;
+        self.feed(FeedEvent::Live);
+        for message in self.entries.clone().into_iter().filter_map(|entry| replay::message(entry.what)) {
+            self.feed(FeedEvent::Message(message));
         }
     }
 
@@ -82,6 +103,7 @@ impl Console {
             allow_actions: false,
         };
         Self {
+            entries: entries(),
             app: App::new(settings, Link::Connecting, 0),
             terminal: ratatui::Terminal::new(TestBackend::new(width, height)).unwrap(),
             now_ns: 0,
@@ -107,7 +129,7 @@ impl Console {
                 Command::Ask(_, request) => {
                     self.asked.push(request.clone());
                     if !matches!(request, Request::Timeline { .. }) {
-                        for answer in replay::Answers::of(&entries()).to(request, self.now_ns) {
+                        for answer in replay::Answers::of(&self.entries).to(request, self.now_ns) {
                             self.feed(answer);
                         }
                     }
@@ -126,10 +148,14 @@ impl Console {
         self.event(Event::Terminal(Terminal::Key(KeyEvent::new(code, KeyModifiers::NONE))));
     }
 
-    /// Presses each character as a key, a newline as Enter.
+    /// Presses each character as a key, a newline as Enter, an escape as Escape.
     pub fn keys(&mut self, keys: &str) {
         for key in keys.chars() {
-            self.press(if key == '\n' { KeyCode::Enter } else { KeyCode::Char(key) });
+            self.press(match key {
+                '\n' => KeyCode::Enter,
+                '\u{1b}' => KeyCode::Esc,
+                key => KeyCode::Char(key),
+            });
         }
     }
 

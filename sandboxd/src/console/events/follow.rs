@@ -1,4 +1,5 @@
-//! Follows the stores of pods and containers and the network's readiness, and tells what changed.
+//! Follows the stores of pods and containers, the network's readiness and the observer's degradations, and tells what
+//! changed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::container::ContainerChange;
 use crate::container::model::{Container, ContainerId, ContainerState};
 use crate::container::store::Store as Containers;
 use crate::network::NetworkStatus;
+use crate::observer::Degradation;
 use crate::pod::PodChange;
 use crate::pod::model::{Pod, PodId, PodState};
 use crate::pod::store::Store as Pods;
@@ -23,8 +25,10 @@ pub struct Follow {
     pub pods: Arc<Pods>,
     pub containers: Arc<Containers>,
     pub network: watch::Receiver<NetworkStatus>,
-    /// How the node does less than it could.
+    /// How the node does less than it could: what was found at the start.
     pub degradations: Vec<api::Degradation>,
+    /// How the observer does, also what appears while it runs.
+    pub observer: watch::Receiver<Vec<Degradation>>,
 }
 
 impl Follow {
@@ -32,26 +36,21 @@ impl Follow {
     #[must_use]
     pub fn start(self) -> Arc<Events> {
         let events = Arc::new(Events::default());
-        let Self { pods, containers, network, degradations } = self;
+        let Self { pods, containers, network, degradations, mut observer } = self;
         let (pod_list, pod_changes) = pods.list_and_subscribe();
         let (container_list, container_changes) = containers.list_and_subscribe();
         let mut tracker = Tracker::default();
         tracker.adopt(&pod_list, &container_list).into_iter().for_each(|happened| events.tell(happened));
-        for degradation in degradations {
-            events.tell(Happened {
-                kind: Kind::Degraded,
-                severity: Severity::Warning,
-                pod: None,
-                container: None,
-                message: format!("{}: {}", degradation.name, degradation.message),
-            });
-        }
+        degradations.iter().for_each(|step| events.tell(of_degradation(step)));
+        let degraded = tell_new(&events, &mut observer, 0);
         let follower = Follower {
             events: Arc::clone(&events),
             pods,
             containers,
             pod_changes,
             container_changes,
+            observer,
+            degraded,
             tracker,
         };
         // Subscribed to before this returns: whoever makes a pod afterwards makes an event.
@@ -198,6 +197,23 @@ fn of_network(status: &NetworkStatus) -> Happened {
     Happened { kind, severity, pod: None, container: None, message: words::network(status) }
 }
 
+fn of_degradation(step: &api::Degradation) -> Happened {
+    Happened {
+        kind: Kind::Degraded,
+        severity: Severity::Warning,
+        pod: None,
+        container: None,
+        message: format!("{}: {}", step.name, step.message),
+    }
+}
+
+/// Tells of the degradations after the first `told`; how many there are.
+fn tell_new(events: &Events, steps: &mut watch::Receiver<Vec<Degradation>>, told: usize) -> usize {
+    let steps = steps.borrow_and_update();
+    steps.iter().skip(told).for_each(|step| events.tell(of_degradation(&step.into())));
+    steps.len()
+}
+
 /// Turns changes into events.
 struct Follower {
     events: Arc<Events>,
@@ -205,6 +221,9 @@ struct Follower {
     containers: Arc<Containers>,
     pod_changes: broadcast::Receiver<PodChange>,
     container_changes: broadcast::Receiver<ContainerChange>,
+    observer: watch::Receiver<Vec<Degradation>>,
+    /// How many of the observer's degradations were told of.
+    degraded: usize,
     tracker: Tracker,
 }
 
@@ -236,6 +255,12 @@ impl Follower {
                         self.tell(vec![of_network(&now)]);
                     }
                     was_ready = now;
+                }
+                changed = self.observer.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.degraded = tell_new(&self.events, &mut self.observer, self.degraded);
                 }
             }
         }
@@ -318,111 +343,4 @@ impl Tracker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::container::fake;
-    use crate::container::model::Ended;
-    use crate::pod::model::test_pod;
-    use crate::runtime::Exit;
-
-    fn kinds(happened: &[Happened]) -> Vec<&'static str> {
-        happened.iter().map(|happened| happened.kind.name()).collect()
-    }
-
-    #[test]
-    fn a_pods_life_is_told_once() {
-        let mut tracker = Tracker::default();
-        let pod = test_pod("a");
-        let mut tell = |state| {
-            let told = tracker.pod(&Arc::new(Pod { state, ..pod.clone() }));
-            (kinds(&told), told.last().map(|happened| happened.severity))
-        };
-        assert_eq!(tell(PodState::Creating).0, ["pod-created"]);
-        assert!(tell(PodState::Creating).0.is_empty());
-        assert_eq!(tell(PodState::Ready).0, ["pod-ready"]);
-        assert!(tell(PodState::Stopping).0.is_empty());
-        assert_eq!(tell(PodState::NotReady), (vec!["pod-stopped"], Some(Severity::Normal)));
-        assert!(tell(PodState::NotReady).0.is_empty());
-        assert_eq!(kinds(&tracker.pod_removed(&pod.id)), ["pod-removed"]);
-        assert!(tracker.pod_removed(&pod.id).is_empty());
-    }
-
-    #[test]
-    fn a_pod_that_ends_by_itself_and_one_that_fails_are_warnings() {
-        let mut tracker = Tracker::default();
-        let pod = Pod { state: PodState::Ready, ..test_pod("a") };
-        tracker.pod(&Arc::new(pod.clone()));
-        let told = tracker.pod(&Arc::new(Pod { state: PodState::NotReady, ..pod }));
-        assert_eq!((kinds(&told), told[0].severity), (vec!["pod-stopped"], Severity::Warning));
-        let failed = Pod { state: PodState::Failed, error: Some("no address".into()), ..test_pod("b") };
-        let told = tracker.pod(&Arc::new(failed.clone()));
-        assert_eq!(kinds(&told), ["pod-created", "pod-failed"]);
-        assert_eq!((told[1].severity, told[1].message.as_str()), (Severity::Warning, "no address"));
-        assert!(tracker.pod_removed(&failed.id).is_empty(), "it was undone long ago");
-    }
-
-    #[test]
-    fn a_containers_life_has_words_for_its_end() {
-        let mut tracker = Tracker::default();
-        let mut it = fake::container();
-        let pod = Pod { id: it.pod.clone(), state: PodState::Ready, ..test_pod("a") };
-        tracker.pod(&Arc::new(pod.clone()));
-        assert_eq!(kinds(&tracker.container(&Arc::new(it.clone()))), ["container-created"]);
-        it.state = ContainerState::Running;
-        it.started_at_ns = Some(1);
-        let told = tracker.container(&Arc::new(it.clone()));
-        assert_eq!(kinds(&told), ["container-started"]);
-        assert_eq!(told[0].pod.as_ref().unwrap().name, "default/a");
-        assert!(tracker.container(&Arc::new(it.clone())).is_empty(), "new limits are no news");
-        it.state = ContainerState::Exited;
-        it.ended = Some(Ended { exit: Exit::Signal(9), at_ns: 2, oom_killed: true, message: String::new() });
-        let told = tracker.container(&Arc::new(it.clone()));
-        assert_eq!(kinds(&told), ["container-oom-killed", "container-exited"]);
-        assert!(told.iter().all(|happened| happened.severity == Severity::Warning));
-        assert_eq!(kinds(&tracker.container_removed(&it.id)), ["container-removed"]);
-
-        // The same end in a pod that is being stopped is no warning; and all of a life at once has all its events.
-        tracker.pod(&Arc::new(Pod { state: PodState::Stopping, ..pod }));
-        it.ended = Some(Ended { exit: Exit::Signal(9), at_ns: 2, oom_killed: false, message: String::new() });
-        let told = tracker.container(&Arc::new(it));
-        assert_eq!(kinds(&told), ["container-created", "container-started", "container-exited"]);
-        assert_eq!(told[2].severity, Severity::Normal);
-    }
-
-    #[tokio::test]
-    async fn containers_go_before_their_pod_on_whatever_channel() {
-        let (pods, containers) = (Arc::new(Pods::default()), Arc::new(Containers::default()));
-        let status = NetworkStatus { ready: true, reason: String::new(), message: String::new() };
-        let (network, watched) = watch::channel(status.clone());
-        let events = Follow {
-            pods: Arc::clone(&pods),
-            containers: Arc::clone(&containers),
-            network: watched,
-            degradations: Vec::new(),
-        }
-        .start();
-        let (_, mut news) = events.recent_and_subscribe(0);
-        // All of it before the follower has its first turn.
-        let it = fake::container();
-        let pod = Pod { id: it.pod.clone(), state: PodState::Ready, ..test_pod("a") };
-        pods.publish(pod.clone());
-        containers.publish(it.clone());
-        containers.remove(&it.id);
-        pods.remove(&pod.id);
-        let expected = [
-            "network-ready",
-            "pod-created",
-            "pod-ready",
-            "container-created",
-            "container-removed",
-            "pod-removed",
-        ];
-        for kind in expected {
-            assert_eq!(news.recv().await.unwrap().kind, kind);
-        }
-        network.send_replace(NetworkStatus { ready: false, reason: "PluginMissing".into(), ..status });
-        let lost = news.recv().await.unwrap();
-        assert_eq!(lost.kind, "network-lost");
-        assert!(lost.message.contains("PluginMissing"), "{lost:?}");
-    }
-}
+mod tests;

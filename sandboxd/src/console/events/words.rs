@@ -62,7 +62,8 @@ pub(super) fn ready(pod: &Pod) -> String {
 pub(super) fn failed(pod: &Pod) -> String {
     let error = pod.error.as_deref().unwrap_or("for a reason that is not known");
     match &pod.explanation {
-        Some(explanation) => format!("{}: {error}", explanation.headline),
+        // The headline is a sentence of its own.
+        Some(explanation) => format!("{}: {error}", explanation.headline.trim_end_matches('.')),
         None => error.to_owned(),
     }
 }
