@@ -91,6 +91,57 @@ impl<M: Memory> Ptr<M> {
         Self::new(unsafe { M::u64(self.0 + u64::from(offset)) })
     }
 
+    /// The same pointer, read through a helper: for what the verifier does not follow.
+    #[inline(always)]
+    pub fn probed(self) -> Ptr<Probed> {
+        Ptr::new(self.0)
+    }
+
+    #[inline(always)]
+    pub fn is_null(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The structure inside this one at `offset`; null when this kernel has no such member.
+    #[inline(always)]
+    pub fn inside(self, offset: u32) -> Self {
+        if offset == MISSING || self.0 == 0 { Self::new(0) } else { Self::new(self.0 + u64::from(offset)) }
+    }
+
+    /// The structure that has this one at `offset`.
+    #[inline(always)]
+    pub fn around(self, offset: u32) -> Self {
+        if offset == MISSING || self.0 == 0 { Self::new(0) } else { Self::new(self.0 - u64::from(offset)) }
+    }
+
+    /// The pointer in a slot of the array that this one points to.
+    #[inline(always)]
+    pub fn slot(self, index: u32) -> Self {
+        // SAFETY: as in `follow`; the caller has looked at the array's length.
+        Self::new(unsafe { M::u64(self.0 + u64::from(index) * 8) })
+    }
+
+    /// So many bytes on.
+    #[inline(always)]
+    pub fn after(self, bytes: u64) -> Self {
+        Self::new(self.0 + bytes)
+    }
+
+    #[inline(always)]
+    pub fn is(self, other: Self) -> bool {
+        self.0 == other.0
+    }
+
+    /// The eight bytes at `offset`; `None` when this kernel has no such member.
+    #[inline(always)]
+    pub fn read_u64(self, offset: u32) -> Option<u64> {
+        if offset == MISSING || self.0 == 0 {
+            return None;
+        }
+        // SAFETY: as in `follow`.
+        Some(unsafe { M::u64(self.0 + u64::from(offset)) })
+    }
+
     /// The four bytes at `offset`; `None` when this kernel has no such member.
     #[inline(always)]
     pub fn read_u32(self, offset: u32) -> Option<u32> {

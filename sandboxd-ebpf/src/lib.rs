@@ -6,6 +6,13 @@
 
 use core::mem::{offset_of, size_of};
 
+mod counts;
+
+pub use counts::{
+    ALL_CAPABILITIES, Counters, FLOW_BURST, FLOW_EACH_NS, FLOWS_MAP, FLOWS_MOST, Flow, FlowKey, USAGE_MAP,
+    USAGE_MOST, Usage, UsageKey, WATCHED_MAP, WATCHED_MOST,
+};
+
 /// The ring buffer's size in bytes: a power of two and a multiple of the page size. Room for about 3,000
 /// records, thirty pods' worth of checks before the reader runs once.
 pub const RING_BYTES: u32 = 512 * 1024;
@@ -58,7 +65,57 @@ pub mod valid {
     pub const FLAGS: u32 = 1 << 13;
     /// The record is no check but the result of a system call: see [`super::CheckRecord::result`].
     pub const RESULT: u32 = 1 << 14;
+    pub const FD: u32 = 1 << 15;
+    pub const THREADS: u32 = 1 << 16;
+    pub const FS_USERS: u32 = 1 << 17;
+    pub const USERNS_LEVEL: u32 = 1 << 18;
+    pub const PIDNS_LEVEL: u32 = 1 << 19;
+    pub const SECCOMP: u32 = 1 << 20;
 }
+
+/// What a system call was on its way to its result: [`Outcome::call`].
+pub mod call {
+    /// Checks of CAP_SYS_ADMIN, all checks, and those of all that were reported: a byte each, which stops at 255.
+    pub const ADMIN: u32 = 0;
+    pub const MADE: u32 = 8;
+    pub const REPORTED: u32 = 16;
+    /// A check was denied that ends the call.
+    pub const DENIED: u32 = 1 << 24;
+    /// It failed, and not for a denied check. Counted in [`super::Counters::produced`].
+    pub const FAILURE: u32 = 1 << 25;
+    /// The caller's root directory is not the root of its mount namespace.
+    pub const CHROOTED: u32 = 1 << 26;
+    /// The caller's effective uid or gid has no number in its own user namespace.
+    pub const UNMAPPED: u32 = 1 << 27;
+
+    /// One of the counts of `state`.
+    #[must_use]
+    pub const fn count(state: u32, which: u32) -> u32 {
+        (state >> which) & 0xff
+    }
+
+    /// The state with one more of `which`.
+    #[must_use]
+    pub const fn one_more(state: u32, which: u32) -> u32 {
+        if count(state, which) == 0xff { state } else { state + (1 << which) }
+    }
+}
+
+/// What a descriptor given to setns is, where it is no namespace: [`Outcome::fd_kind`].
+pub mod fd_kind {
+    pub const NOT_OPEN: u32 = 1;
+    pub const PIDFD: u32 = 2;
+    pub const OTHER: u32 = 3;
+}
+
+/// Capabilities a denial of which ends a call (linux/capability.h).
+const CAP_SYS_CHROOT: u32 = 18;
+const CAP_SYS_PTRACE: u32 = 19;
+pub const CAP_SYS_ADMIN: u32 = 21;
+/// The errno of a call that a denied check has ended (asm-generic/errno-base.h).
+pub const EPERM: i32 = 1;
+/// From here on errnos are the kernel's own business: a call that goes on after a signal (linux/errno.h).
+pub const INTERNAL_ERRNO: i32 = 512;
 
 /// The syscalls whose checks are recorded: those of mounting and of namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -136,13 +193,42 @@ impl Syscall {
         }
     }
 
+    /// Whether a denial of this capability makes this syscall fail (with EPERM).
+    #[must_use]
+    pub const fn is_decided_by(self, capability: u32) -> bool {
+        match self {
+            Self::Setns => matches!(capability, CAP_SYS_ADMIN | CAP_SYS_CHROOT | CAP_SYS_PTRACE),
+            _ => capability == CAP_SYS_ADMIN,
+        }
+    }
+
     #[must_use]
     pub fn from_raw(raw: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|s| *s as u32 == raw)
     }
 }
 
-/// One capability check the kernel made inside one of [`Syscall`].
+/// What there is to a call's result beside its number. All but `call` is read of failed calls only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct Outcome {
+    /// The descriptor that setns was given: one of [`fd_kind`], or the CLONE_NEW* flag of the namespace behind it,
+    /// and that one's inode.
+    pub fd_kind: u32,
+    pub fd_inode: u32,
+    /// Threads of the process, and tasks that share its root and working directory (CLONE_FS).
+    pub threads: u32,
+    pub fs_users: u32,
+    /// How deep the caller's user and pid namespaces are nested: 0 for the initial ones.
+    pub userns_level: u32,
+    pub pidns_level: u32,
+    /// SECCOMP_MODE_*.
+    pub seccomp: u32,
+    /// Bits of [`call`].
+    pub call: u32,
+}
+
+/// One capability check the kernel made inside one of [`Syscall`], or the result of such a call.
 ///
 /// Pids and uids are the host's. Inodes are those of nsfs (`unsigned int` in `struct ns_common`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -160,7 +246,7 @@ pub struct CheckRecord {
     pub ppid: u32,
     /// A [`Syscall`].
     pub syscall: u32,
-    /// CAP_* number (capabilities(7)).
+    /// CAP_* number (capabilities(7)); of a result nothing.
     pub capability: u32,
     /// What cap_capable returned: 0, or -EPERM; of a result what the syscall returned, negative errnos alone.
     pub ret: i32,
@@ -185,14 +271,18 @@ pub struct CheckRecord {
     pub pidns_owner: u32,
     pub fs_type: [u8; FS_TYPE_LEN],
     pub comm: [u8; COMM_LEN],
+    /// Of a result; of a check all 0.
+    pub outcome: Outcome,
 }
 
 const _: () = {
-    assert!(size_of::<CheckRecord>() == 128);
+    assert!(size_of::<CheckRecord>() == 160);
     assert!(offset_of!(CheckRecord, pid) == 24);
     assert!(offset_of!(CheckRecord, caller_userns) == 52);
     assert!(offset_of!(CheckRecord, fs_type) == 96);
     assert!(offset_of!(CheckRecord, comm) == 112);
+    assert!(offset_of!(CheckRecord, outcome) == 128);
+    assert!(size_of::<Outcome>() == 32);
     assert!(RING_BYTES.is_power_of_two() && RING_BYTES.is_multiple_of(64 * 1024));
 };
 
@@ -201,6 +291,12 @@ impl CheckRecord {
     #[must_use]
     pub const fn result(&self) -> Option<i32> {
         if self.valid & valid::RESULT == 0 { None } else { Some(self.ret.wrapping_neg()) }
+    }
+
+    /// Whether it is of a call that failed without a denied check.
+    #[must_use]
+    pub const fn is_failure(&self) -> bool {
+        self.outcome.call & call::FAILURE != 0
     }
 
     /// A record as it came out of the ring buffer. `None` for bytes of another length: another version of
@@ -216,119 +312,6 @@ impl CheckRecord {
     }
 }
 
-/// What one CPU counted. `seen + held + lost == produced`, where `seen` is what the daemon took
-/// from the ring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct Counters {
-    /// Checks the program wanted to report.
-    pub produced: u64,
-    /// Of them, those the full ring buffer had no room for.
-    pub lost: u64,
-    /// Checks of clone and clone3 that belong to copying memory, not to namespaces (one for each mapping
-    /// of the process): not reported, not in `produced`.
-    pub filtered: u64,
-    /// Of `produced`, those held back for their number ([`Flow`]), by verdict.
-    pub held_allowed: u64,
-    pub held_denied: u64,
-}
-
-const _: () = assert!(size_of::<Counters>() == 40);
-
-impl Counters {
-    /// Of those produced, what was held back.
-    #[must_use]
-    pub const fn held(&self) -> u64 {
-        self.held_allowed + self.held_denied
-    }
-}
-
-/// Checks that are alike enough to be held back together. The map is [`FLOWS_MAP`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[repr(C)]
-pub struct FlowKey {
-    pub caller_userns: u32,
-    pub target_userns: u32,
-    pub netns: u32,
-    pub mntns: u32,
-    /// [`FlowKey::what`].
-    pub what: u32,
-}
-
-const _: () = assert!(size_of::<FlowKey>() == 20);
-
-impl FlowKey {
-    #[must_use]
-    pub const fn what(syscall: u32, capability: u32, denied: bool) -> u32 {
-        (syscall << 16) | (capability << 1) | denied as u32
-    }
-
-    /// The key of a check that was reported.
-    #[must_use]
-    pub const fn of(record: &CheckRecord) -> Self {
-        Self {
-            caller_userns: record.caller_userns,
-            target_userns: record.target_userns,
-            netns: record.netns,
-            mntns: record.mntns,
-            what: Self::what(record.syscall, record.capability, record.ret != 0),
-        }
-    }
-
-    #[must_use]
-    pub const fn is_denied(&self) -> bool {
-        self.what & 1 != 0
-    }
-}
-
-/// A token bucket on one CPU, and what it held back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct Flow {
-    /// When it will be full again (CLOCK_BOOTTIME).
-    pub full_at_ns: u64,
-    pub counted: u64,
-}
-
-pub const FLOWS_MAP: &str = "FLOWS";
-/// Buckets at once.
-pub const FLOWS_MOST: u32 = 2048;
-/// What one bucket lets through on one CPU: so many at once, and then one each time this has passed.
-pub const FLOW_BURST: u64 = 256;
-pub const FLOW_EACH_NS: u64 = 2_000_000;
-
-/// A capability that a container asked for, and how that ended. The map is [`USAGE_MAP`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[repr(C)]
-pub struct UsageKey {
-    /// The container's mount namespace, one of [`WATCHED_MAP`].
-    pub mntns: u32,
-    /// [`UsageKey::what`].
-    pub what: u32,
-}
-
-impl UsageKey {
-    #[must_use]
-    pub const fn what(capability: u32, denied: bool) -> u32 {
-        (capability << 1) | denied as u32
-    }
-}
-
-/// How often, on one CPU, and when last (CLOCK_BOOTTIME).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct Usage {
-    pub count: u64,
-    pub last_ns: u64,
-}
-
-pub const USAGE_MAP: &str = "USAGE";
-pub const USAGE_MOST: u32 = 8192;
-pub const WATCHED_MAP: &str = "WATCHED";
-pub const WATCHED_MOST: u32 = 1024;
-/// The global that switches the counting of usage on.
-pub const ALL_CAPABILITIES: &str = "ALL_CAPABILITIES";
-
 /// Calls a macro with every kernel structure member whose offset the programs need: name of the global,
 /// structure, member. The daemon finds the offsets in the running kernel's BTF and sets the globals.
 #[macro_export]
@@ -337,15 +320,49 @@ macro_rules! kernel_members {
         $each! {
             CRED_USER_NS: cred.user_ns,
             CRED_EUID: cred.euid,
+            CRED_EGID: cred.egid,
             USERNS_NS: user_namespace.ns,
             USERNS_PARENT: user_namespace.parent,
             USERNS_OWNER: user_namespace.owner,
+            USERNS_LEVEL: user_namespace.level,
+            USERNS_UIDS: user_namespace.uid_map,
+            USERNS_GIDS: user_namespace.gid_map,
+            MAP_EXTENTS: uid_gid_map.nr_extents,
+            MAP_EXTENT: uid_gid_map.extent,
             NS_INUM: ns_common.inum,
+            NS_TYPE: ns_common.ns_type,
+            NS_OPS: ns_common.ops,
+            NS_OPS_TYPE: proc_ns_operations.type,
             TASK_FLAGS: task_struct.flags,
             TASK_NSPROXY: task_struct.nsproxy,
             TASK_REAL_PARENT: task_struct.real_parent,
             TASK_TGID: task_struct.tgid,
             TASK_THREAD_PID: task_struct.thread_pid,
+            TASK_CRED: task_struct.cred,
+            TASK_SIGNAL: task_struct.signal,
+            TASK_FS: task_struct.fs,
+            TASK_FILES: task_struct.files,
+            TASK_SECCOMP: task_struct.seccomp,
+            SECCOMP_MODE: seccomp.mode,
+            SIGNAL_THREADS: signal_struct.nr_threads,
+            FS_USERS: fs_struct.users,
+            FS_ROOT: fs_struct.root,
+            PATH_MNT: path.mnt,
+            PATH_DENTRY: path.dentry,
+            VFSMOUNT_ROOT: vfsmount.mnt_root,
+            MOUNT_VFSMOUNT: mount.mnt,
+            MOUNT_PARENT: mount.mnt_parent,
+            MOUNT_POINT: mount.mnt_mountpoint,
+            FILES_FDT: files_struct.fdt,
+            FDT_MAX: fdtable.max_fds,
+            FDT_FD: fdtable.fd,
+            FILE_INODE: file.f_inode,
+            FILE_PATH: file.f_path,
+            DENTRY_NAME: dentry.d_name,
+            QSTR_NAME: qstr.name,
+            INODE_SB: inode.i_sb,
+            INODE_PRIVATE: inode.i_private,
+            SB_MAGIC: super_block.s_magic,
             NSPROXY_NET: nsproxy.net_ns,
             NSPROXY_MNT: nsproxy.mnt_ns,
             NET_NS: net.ns,
@@ -360,6 +377,10 @@ macro_rules! kernel_members {
         }
     };
 }
+
+/// Of each pair a kernel has one: the kind of a namespace was with its operations, and is now (from about 6.18) with
+/// itself.
+pub const ALTERNATIVES: [(&str, &str); 1] = [("NS_TYPE", "NS_OPS_TYPE")];
 
 /// The globals that do not stand for a member of [`kernel_members!`]: the size of `struct upid`, and where
 /// `struct pt_regs` keeps the syscall's number and its first four arguments.

@@ -21,6 +21,7 @@
 #![no_std]
 #![no_main]
 
+mod failure;
 mod kernel;
 mod limit;
 mod results;
@@ -166,30 +167,35 @@ fn report<M: Memory>(check: &Check<M>) {
         mntns: kernel::inum(kernel::mntns(task), kernel::MNT_NS.load()).unwrap_or(0),
         what: FlowKey::what(syscall as u32, check.capability, check.ret != 0),
     };
-    if !limit::admit(&key) {
+    let admitted = limit::admit(&key);
+    let entry = if admitted { CHECKS.reserve(0) } else { None };
+    if !is_fork(syscall) {
+        results::checked(syscall, check.capability, check.ret != 0, entry.is_some());
+    }
+    let Some(mut entry) = entry else {
         // SAFETY: as above.
         unsafe {
-            if check.ret == 0 {
-                (*counters).held_allowed += 1;
-            } else {
-                (*counters).held_denied += 1;
+            match (admitted, check.ret) {
+                (true, _) => (*counters).lost += 1,
+                (false, 0) => (*counters).held_allowed += 1,
+                (false, _) => (*counters).held_denied += 1,
             }
         }
         return;
-    }
-    let Some(mut entry) = CHECKS.reserve(0) else {
-        // SAFETY: as above.
-        unsafe { (*counters).lost += 1 };
-        return;
     };
-    // SAFETY: reserve gives room for one record, aligned to 8; every field is written below (`fs_type` and
-    // `comm` before their helpers, which may leave them alone).
+    // SAFETY: reserve gives room for one record, aligned to 8.
     let out = unsafe { &mut *entry.as_mut_ptr() };
-    fill(out, check, syscall, &asked, task, caller_userns, target_userns);
+    blank(out);
+    out.syscall = syscall as u32;
+    out.capability = check.capability;
+    out.ret = check.ret;
+    let mut seen = Caller { task, cred: check.cred, userns: caller_userns }.fill(out, &asked);
+    let mut known = |bit: u32, value: Option<u32>| known(&mut seen, bit, value);
+    out.target_userns = known(valid::TARGET_USERNS, (target_userns != 0).then_some(target_userns));
+    out.target_uid = known(valid::TARGET_UID, check.target.read_u32(kernel::USERNS_OWNER.load()));
+    out.target_parent = known(valid::TARGET_PARENT, kernel::userns_parent(check.target));
+    out.valid = seen;
     entry.submit(0);
-    if !is_fork(syscall) {
-        results::awaited();
-    }
 }
 
 /// A fork checks CAP_SYS_ADMIN against the initial user namespace once for each mapping it copies
@@ -206,73 +212,70 @@ fn is_fork(syscall: Syscall) -> bool {
     matches!(syscall, Syscall::Clone | Syscall::Clone3)
 }
 
+/// Notes that a field was read.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "inlined into one program; a structure would cost stack")]
-fn fill<M: Memory>(
-    out: &mut CheckRecord,
-    check: &Check<M>,
-    syscall: Syscall,
-    asked: &Asked,
-    task: Ptr<Typed>,
-    caller_userns: u32,
-    target_userns: u32,
-) {
-    let mut seen = asked.valid;
-    let mut known = |bit: u32, value: Option<u32>| -> u32 {
-        if value.is_some() {
-            seen |= bit;
-        }
-        value.unwrap_or(0)
-    };
-    let pid_tgid = bpf_get_current_pid_tgid();
-    // SAFETY: helpers without arguments.
-    (out.time_ns, out.cgroup_id) = unsafe { (bpf_ktime_get_boot_ns(), bpf_get_current_cgroup_id()) };
-    out.flags = asked.flags;
-    out.pid = (pid_tgid >> 32) as u32;
-    out.tid = pid_tgid as u32;
-    out.syscall = syscall as u32;
-    out.capability = check.capability;
-    out.ret = check.ret;
-    out.caller_userns = known(valid::CALLER_USERNS, (caller_userns != 0).then_some(caller_userns));
-    out.target_userns = known(valid::TARGET_USERNS, (target_userns != 0).then_some(target_userns));
-    out.ppid = known(valid::PARENT, kernel::parent(task));
-    out.caller_uid = known(valid::CALLER_UID, check.cred.read_u32(kernel::CRED_EUID.load()));
-    out.target_uid = known(valid::TARGET_UID, check.target.read_u32(kernel::USERNS_OWNER.load()));
-    out.target_parent = known(valid::TARGET_PARENT, kernel::userns_parent(check.target));
-
-    let net = kernel::netns(task);
-    out.netns = known(valid::NETNS, kernel::inum(net, kernel::NET_NS.load()));
-    out.netns_owner = known(valid::NETNS_OWNER, kernel::owner(net, kernel::NET_USER_NS.load()));
-    let mnt = kernel::mntns(task);
-    out.mntns = known(valid::MNTNS, kernel::inum(mnt, kernel::MNT_NS.load()));
-    out.mntns_owner = known(valid::MNTNS_OWNER, kernel::owner(mnt, kernel::MNT_USER_NS.load()));
-    let (pidns, pidns_owner) = kernel::active_pidns(task);
-    out.pidns = known(valid::PIDNS, pidns);
-    out.pidns_owner = known(valid::PIDNS_OWNER, pidns_owner);
-
-    zero(&mut out.fs_type);
-    if asked.fs_type != 0 {
-        // SAFETY: the helper checks the user's address and writes at most the slice's length.
-        let read = unsafe { bpf_probe_read_user_str_bytes(asked.fs_type as *const u8, &mut out.fs_type) };
-        if read.is_ok() {
-            seen |= valid::FS_TYPE;
-        }
+fn known(seen: &mut u32, bit: u32, value: Option<u32>) -> u32 {
+    if value.is_some() {
+        *seen |= bit;
     }
-    zero(&mut out.comm);
-    // SAFETY: the helper writes at most the length it is given. It fails only without a task.
-    unsafe { bpf_get_current_comm(out.comm.as_mut_ptr().cast(), COMM_LEN as u32) };
-    out.valid = seen;
+    value.unwrap_or(0)
 }
 
-/// In two words: a memset would be a loop in a function of its own, which the verifiers of kernels before 6.2
+/// Who makes the call.
+struct Caller<M: Memory> {
+    task: Ptr<Typed>,
+    /// The credentials that count.
+    cred: Ptr<M>,
+    userns: u32,
+}
+
+impl<M: Memory> Caller<M> {
+    /// Fills in what is known of the caller and of the call; gives the bits of [`valid`] of what was read.
+    #[inline(always)]
+    fn fill(&self, out: &mut CheckRecord, asked: &Asked) -> u32 {
+        let task = self.task;
+        let mut seen = asked.valid;
+        let mut known = |bit: u32, value: Option<u32>| known(&mut seen, bit, value);
+        let pid_tgid = bpf_get_current_pid_tgid();
+        // SAFETY: helpers without arguments.
+        (out.time_ns, out.cgroup_id) = unsafe { (bpf_ktime_get_boot_ns(), bpf_get_current_cgroup_id()) };
+        out.flags = asked.flags;
+        out.pid = (pid_tgid >> 32) as u32;
+        out.tid = pid_tgid as u32;
+        out.caller_userns = known(valid::CALLER_USERNS, (self.userns != 0).then_some(self.userns));
+        out.ppid = known(valid::PARENT, kernel::parent(task));
+        out.caller_uid = known(valid::CALLER_UID, self.cred.read_u32(kernel::CRED_EUID.load()));
+
+        let net = kernel::netns(task);
+        out.netns = known(valid::NETNS, kernel::inum(net, kernel::NET_NS.load()));
+        out.netns_owner = known(valid::NETNS_OWNER, kernel::owner(net, kernel::NET_USER_NS.load()));
+        let mnt = kernel::mntns(task);
+        out.mntns = known(valid::MNTNS, kernel::inum(mnt, kernel::MNT_NS.load()));
+        out.mntns_owner = known(valid::MNTNS_OWNER, kernel::owner(mnt, kernel::MNT_USER_NS.load()));
+        let (pidns, pidns_owner) = kernel::active_pidns(task);
+        out.pidns = known(valid::PIDNS, pidns);
+        out.pidns_owner = known(valid::PIDNS_OWNER, pidns_owner);
+        if asked.fs_type != 0 {
+            // SAFETY: the helper checks the user's address and writes at most the slice's length.
+            let read = unsafe { bpf_probe_read_user_str_bytes(asked.fs_type as *const u8, &mut out.fs_type) };
+            if read.is_ok() {
+                seen |= valid::FS_TYPE;
+            }
+        }
+        // SAFETY: the helper writes at most the length it is given. It fails only without a task.
+        unsafe { bpf_get_current_comm(out.comm.as_mut_ptr().cast(), COMM_LEN as u32) };
+        seen
+    }
+}
+
+/// Word by word: a memset would be a loop in a function of its own, which the verifiers of kernels before 6.2
 /// follow once for each path that leads there.
 #[inline(always)]
-fn zero(bytes: &mut [u8; 16]) {
-    let words = bytes.as_mut_ptr().cast::<u64>();
-    // SAFETY: sixteen bytes, at a multiple of eight in the record (asserted beside its definition).
-    unsafe {
-        words.write_volatile(0);
-        words.add(1).write_volatile(0);
+fn blank(out: &mut CheckRecord) {
+    let words = core::ptr::from_mut(out).cast::<u64>();
+    for word in 0..size_of::<CheckRecord>() / 8 {
+        // SAFETY: inside the record, whose size and alignment are multiples of eight.
+        unsafe { words.add(word).write_volatile(0) };
     }
 }
 

@@ -3,31 +3,60 @@
 //! One trampoline at the end of each syscall's own function, which no other syscall notices; or one program at the
 //! end of every syscall of the machine. A result is a record in the same ring as the checks, so that it comes
 //! after those of its syscall.
+//!
+//! ```text
+//!                    a check was reported ──▶ reported, with what the call was
+//!  end of a call ──▶ failed, and no check was denied ──▶ a failure: counted as produced, and reported
+//!                    else ──▶ nothing                    as far as its bucket allows
+//! ```
 
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::{btf_map, btf_tracepoint, fexit};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
-use sandboxd_ebpf::{CheckRecord, Syscall, valid};
+use sandboxd_ebpf::{CAP_SYS_ADMIN, EPERM, FlowKey, INTERNAL_ERRNO, Outcome, Syscall, call, valid};
 
 use crate::kernel::{self, Ptr, Regs, Typed};
+use crate::{Asked, Caller, failure, limit};
 
 /// Not 0: results are looked for.
 #[unsafe(no_mangle)]
 static RESULTS_WANTED: Global<u32> = Global::new(0);
 
-/// Threads in a syscall of which a check was reported: the results of others tell nobody anything, and those of a
-/// flood of checks that were held back would be one.
+/// What the threads' syscalls were so far: bits of [`call`]. Also of those whose checks were held back, so that their
+/// results are not taken for those of calls in which nothing was checked. A full map evicts the oldest: more threads
+/// would have to be in such calls at once than it has room for.
 #[btf_map]
-static AWAITED: LruHashMap<u64, u32, 1024> = LruHashMap::new();
+static CALLS: LruHashMap<u64, u32, 4096> = LruHashMap::new();
 
-/// A check of this thread's syscall was reported.
+/// A check was made in this thread's syscall.
 #[inline(always)]
-pub fn awaited() {
-    if RESULTS_WANTED.load() != 0 {
-        // A full map evicts; what is not in it stays without a result.
-        let _ = AWAITED.insert(bpf_get_current_pid_tgid(), 1, 0);
+pub fn checked(syscall: Syscall, capability: u32, denied: bool, reported: bool) {
+    if RESULTS_WANTED.load() == 0 {
+        return;
+    }
+    let thread = bpf_get_current_pid_tgid();
+    let entry = CALLS.get_ptr_mut(thread);
+    let mut state = match entry {
+        // SAFETY: the verifier has seen the null check; only this thread writes its entry.
+        Some(entry) => unsafe { *entry },
+        None => 0,
+    };
+    state = call::one_more(state, call::MADE);
+    if reported {
+        state = call::one_more(state, call::REPORTED);
+    }
+    if capability == CAP_SYS_ADMIN {
+        state = call::one_more(state, call::ADMIN);
+    }
+    if denied && syscall.is_decided_by(capability) {
+        state |= call::DENIED;
+    }
+    match entry {
+        // SAFETY: as above.
+        Some(entry) => unsafe { *entry = state },
+        None => drop(CALLS.insert(thread, state, 0)),
     }
 }
 
@@ -79,24 +108,74 @@ fn report(syscall: Syscall, returned: i64) {
         return;
     }
     let pid_tgid = bpf_get_current_pid_tgid();
-    if AWAITED.remove(pid_tgid).is_err() {
+    // SAFETY: copied out at once; only this thread writes its entry.
+    let state = unsafe { CALLS.get(pid_tgid) }.copied().unwrap_or(0);
+    if state != 0 {
+        let _ = CALLS.remove(pid_tgid);
+    }
+    let ret = if returned < 0 && returned >= -MAX_ERRNO { returned as i32 } else { 0 };
+    let errno = -ret;
+    let denied = state & call::DENIED != 0 && errno == EPERM;
+    let is_failure = errno != 0 && errno < INTERNAL_ERRNO && !denied;
+    let is_awaited = call::count(state, call::REPORTED) != 0;
+    if !is_failure && !is_awaited {
         return;
     }
-    // A result that finds no room is not known, as one that is not looked for.
-    let Some(mut entry) = crate::CHECKS.reserve(0) else { return };
-    let words = entry.as_mut_ptr().cast::<u64>();
-    for word in 0..size_of::<CheckRecord>() / 8 {
-        // SAFETY: inside the record, whose size and alignment are multiples of eight.
-        unsafe { words.add(word).write_volatile(0) };
+    let mut outcome = Outcome { call: state, ..Outcome::default() };
+    if !is_failure {
+        // A result that finds no room is not known, as one that is not looked for.
+        let Some(mut entry) = crate::CHECKS.reserve(0) else { return };
+        // SAFETY: reserve gives room for one record.
+        let out = unsafe { &mut *entry.as_mut_ptr() };
+        crate::blank(out);
+        // SAFETY: a helper without arguments.
+        out.time_ns = unsafe { bpf_ktime_get_boot_ns() };
+        out.pid = (pid_tgid >> 32) as u32;
+        out.tid = pid_tgid as u32;
+        out.syscall = syscall as u32;
+        out.ret = ret;
+        out.valid = valid::RESULT;
+        out.outcome = outcome;
+        entry.submit(0);
+        return;
     }
-    // SAFETY: reserve gives room for one record, which is all zeroes now: a value of each field.
+    let Some(counters) = crate::COUNTERS.get_ptr_mut(0) else { return };
+    outcome.call |= call::FAILURE;
+    let regs = Regs::of(task);
+    let asked = Asked::read(syscall, &regs);
+    let seen = failure::read(&mut outcome, task, syscall, (asked.flags, errno), regs.arg0());
+    let cred = task.follow(kernel::TASK_CRED.load());
+    let caller_userns = kernel::inum_of_userns(cred.follow(kernel::CRED_USER_NS.load()));
+    // SAFETY: the verifier has seen the null check; the map is per CPU and tracing programs are not preempted by
+    // themselves, so nobody else writes this slot.
+    unsafe { (*counters).produced += 1 };
+    // One whose checks were reported is let through: those were let through, too, and wait for it.
+    if !is_awaited {
+        let key = FlowKey {
+            caller_userns,
+            target_userns: outcome.fd_inode,
+            netns: kernel::inum(kernel::netns(task), kernel::NET_NS.load()).unwrap_or(0),
+            mntns: kernel::inum(kernel::mntns(task), kernel::MNT_NS.load()).unwrap_or(0),
+            what: FlowKey::failed(syscall as u32, asked.flags, errno, &outcome),
+        };
+        if !limit::admit(&key) {
+            // SAFETY: as above.
+            unsafe { (*counters).held_failed += 1 };
+            return;
+        }
+    }
+    let Some(mut entry) = crate::CHECKS.reserve(0) else {
+        // SAFETY: as above.
+        unsafe { (*counters).lost += 1 };
+        return;
+    };
+    // SAFETY: reserve gives room for one record.
     let out = unsafe { &mut *entry.as_mut_ptr() };
-    // SAFETY: a helper without arguments.
-    out.time_ns = unsafe { bpf_ktime_get_boot_ns() };
-    out.pid = (pid_tgid >> 32) as u32;
-    out.tid = pid_tgid as u32;
+    crate::blank(out);
     out.syscall = syscall as u32;
-    out.ret = if returned < 0 && returned >= -MAX_ERRNO { returned as i32 } else { 0 };
-    out.valid = valid::RESULT;
+    out.ret = ret;
+    let read = Caller { task, cred, userns: caller_userns }.fill(out, &asked);
+    out.valid = read | seen | valid::RESULT;
+    out.outcome = outcome;
     entry.submit(0);
 }

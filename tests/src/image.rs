@@ -328,6 +328,22 @@ pub fn busybox_layer() -> Result<Layer> {
         .symlink("evil", "/../../../../tmp/out"))
 }
 
+/// A program of this machine with the libraries it is linked to.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub fn program_layer(program: &Path, place: &str) -> Result<Layer> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let mut layer = Layer::default().file(place, 0o755, ROOT, read(program)?);
+    // A static program has none: ldd says so with a failure.
+    let libraries = Command::new("ldd").arg(program).output().context("running ldd")?.stdout;
+    let libraries = String::from_utf8(libraries)?;
+    for path in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
+        layer = layer.file(path.trim_start_matches('/'), 0o755, ROOT, read(Path::new(path))?);
+    }
+    Ok(layer)
+}
+
 /// The image most tests run, under a name.
 ///
 /// # Errors

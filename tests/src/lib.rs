@@ -18,6 +18,7 @@ pub mod node;
 pub mod ns;
 pub mod pod;
 pub mod proc;
+pub mod provoke;
 pub mod registry;
 pub mod skip;
 pub mod sweep;

@@ -20,7 +20,7 @@ use super::{ClientError, ConsoleArgs, recording};
 #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["seq", "last", "follow"]))]
 pub struct ExplainArgs {
     /// Number of the check, as consoles and `sandboxd events` show it
-    #[arg(value_name = "SEQ", conflicts_with_all = ["last", "follow", "pod", "pid"])]
+    #[arg(value_name = "SEQ", conflicts_with_all = ["last", "follow", "pod", "pid", "failed"])]
     pub seq: Option<u64>,
     /// The last check that was denied
     #[arg(long)]
@@ -37,6 +37,9 @@ pub struct ExplainArgs {
     /// Out of a recording (`sandboxd-tui --record FILE`) instead of the daemon
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// Also calls that nobody refused: what they asked for is missing, busy or not valid
+    #[arg(long)]
+    pub failed: bool,
     /// Print JSON; with --follow an object a line
     #[arg(long)]
     pub json: bool,
@@ -109,8 +112,17 @@ async fn explain(client: &mut Client, path: &Path, seq: u64) -> Result<ExplainCh
 }
 
 impl ExplainArgs {
+    /// By its verdict.
+    fn wants(&self, check: &Check) -> bool {
+        match check.verdict() {
+            Verdict::Denied | Verdict::Refused => true,
+            Verdict::Failed => self.failed,
+            Verdict::Allowed | Verdict::Unspecified => false,
+        }
+    }
+
     fn takes(&self, check: &Check) -> bool {
-        matches!(check.verdict(), Verdict::Denied | Verdict::Refused)
+        self.wants(check)
             && self.pod.as_ref().is_none_or(|pod| !pod.is_empty() && check.pod_id.starts_with(pod.as_str()))
             && self.pid.is_none_or(|pid| check.pid == pid || check.tid == pid)
     }
@@ -127,14 +139,16 @@ impl ExplainArgs {
     async fn last_denied(&self, client: &mut Client, path: &Path) -> Result<u64, ClientError> {
         let request = ListChecksRequest {
             pod_id: self.pod.clone().unwrap_or_default(),
-            denied_only: true,
+            denied_only: !self.failed,
             limit: LOOKED_AT,
             pid: self.pid.unwrap_or_default(),
             ..ListChecksRequest::default()
         };
         let listed = client.list_checks(request).await.map_err(|status| refused(path, &status))?.into_inner();
-        let decisive = listed.checks.iter().rev().find(|check| check.reason != INCIDENTAL);
-        decisive.or(listed.checks.last()).map(|check| check.seq).ok_or_else(|| ClientError::NoneDenied {
+        let mut taken = listed.checks.iter().rev().filter(|check| self.wants(check)).peekable();
+        let last = taken.peek().copied();
+        let decisive = taken.find(|check| check.reason != INCIDENTAL);
+        decisive.or(last).map(|check| check.seq).ok_or_else(|| ClientError::NoneDenied {
             of: self.of(),
             forgotten: match listed.forgotten {
                 0 => String::new(),
@@ -224,6 +238,7 @@ fn verdict(check: &Check) -> String {
         Verdict::Allowed => format!("ALLOWED: {capability} in user namespace {}", check.target_userns),
         Verdict::Denied => format!("DENIED: {capability} in user namespace {}", check.target_userns),
         Verdict::Refused => "REFUSED, without a denied capability".to_owned(),
+        Verdict::Failed => "FAILED, and nobody refused".to_owned(),
     }
 }
 

@@ -234,7 +234,8 @@ impl Page<'_> {
     fn checks(self, out: &mut Text) {
         let mut by_reason = out.counter(
             "sandboxd_checks_total",
-            "Capability checks by verdict and reason (empty for what was allowed); sampled out ones, too.",
+            "Capability checks, and calls that failed without a denied one, by verdict and reason (empty for what was \
+             allowed); sampled out ones, too.",
         );
         for (verdict, reason, count) in &self.reasons {
             by_reason.count(&[("verdict", verdict), ("reason", reason)], *count);

@@ -215,8 +215,11 @@ impl Known<'_> {
         let known = self.0.pod(caller, container)?;
         let keys = &known.keys;
         let role = |pid: i32| keys.processes.iter().find(|p| p.pid == pid).map(|p| p.role.as_str());
-        // A shim's own child is the infra container before the daemon has heard of its pid.
-        let child = || caller.ppid.and_then(role).filter(|parent| *parent == "shim").map(|_| "infra");
+        // A shim's own child is the infra container before the daemon has heard of its pid; from then on it may be
+        // any container's, or an exec's.
+        let is_known = keys.processes.iter().any(|p| p.role == "infra");
+        let parent = || caller.ppid.and_then(role).filter(|_| !is_known);
+        let child = || parent().filter(|parent| *parent == "shim").map(|_| "infra");
         let container = container.filter(|container| container.keys.pod == keys.id);
         Some(PodRef {
             id: keys.id.clone(),
@@ -365,6 +368,10 @@ pub(super) mod tests {
         known.upsert(keys("new", &[], &[(41, "shim")]));
         let found = known.of_check(&check(&record())).unwrap();
         assert_eq!((&*found.name, &*found.container), ("default/new", "infra"));
+        // Another child of the shim's, in namespaces of its own: an exec, and nobody knows whose.
+        known.upsert(keys("new", &[], &[(41, "shim"), (7, "infra")]));
+        let found = known.of_check(&check(&record())).unwrap();
+        assert_eq!((&*found.name, &*found.container), ("default/new", ""));
     }
 
     #[test]

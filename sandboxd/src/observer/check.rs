@@ -17,8 +17,10 @@ pub const INIT: NsInode = NsInode(INIT_USERNS as u64);
 pub enum Verdict {
     Allowed,
     Denied,
-    /// A mount that the kernel refused without a denied check.
+    /// A call that was refused without a denied check.
     Refused,
+    /// A call that nobody refused, and that failed all the same: something is missing, busy, or not valid.
+    Failed,
 }
 
 impl Verdict {
@@ -28,6 +30,7 @@ impl Verdict {
             Self::Allowed => "allowed",
             Self::Denied => "denied",
             Self::Refused => "refused",
+            Self::Failed => "failed",
         }
     }
 }
@@ -50,8 +53,8 @@ pub struct PodRef {
     pub container_id: Option<ContainerId>,
 }
 
-/// A capability check the kernel made in a syscall of mounting or of namespaces, or a mount it refused
-/// without one.
+/// A capability check the kernel made in a syscall of mounting or of namespaces, or such a call that failed
+/// without a denied one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     /// Grows by one for each recorded check of this daemon's life.
@@ -67,7 +70,8 @@ pub struct Check {
     pub flags: Option<u64>,
     /// Of mount and fsopen; of fsconfig the type that the same thread last opened, if it was seen.
     pub fs_type: Option<Box<str>>,
-    pub capability: u32,
+    /// Of a call that failed without a denied check the last that was asked, if any was.
+    pub capability: Option<u32>,
     pub verdict: Verdict,
     pub caller_userns: Option<NsInode>,
     /// Effective uid of the caller, in the host's numbers.
@@ -85,7 +89,7 @@ pub struct Check {
     pub result: Option<i32>,
     /// `None`: no process of a pod.
     pub pod: Option<PodRef>,
-    /// Why it was denied or refused; `None` when allowed.
+    /// Why it was denied or refused, or failed; `None` when allowed.
     pub reason: Option<Reason>,
 }
 
@@ -107,10 +111,14 @@ impl Check {
             ppid: read(valid::PARENT, record.ppid).map(u32::cast_signed),
             comm: text(&record.comm).into(),
             syscall: Syscall::from_raw(record.syscall)?,
-            flags: (record.valid & valid::FLAGS != 0).then_some(record.flags),
+            flags: (record.valid & valid::FLAGS != 0).then(|| asked(record)),
             fs_type,
-            capability: record.capability,
-            verdict: if record.ret == 0 { Verdict::Allowed } else { Verdict::Denied },
+            capability: record.result().is_none().then_some(record.capability),
+            verdict: match record.result() {
+                None if record.ret == 0 => Verdict::Allowed,
+                None => Verdict::Denied,
+                Some(_) => Verdict::Failed,
+            },
             caller_userns: inode(valid::CALLER_USERNS, record.caller_userns),
             caller_uid: read(valid::CALLER_UID, record.caller_uid),
             target_userns: inode(valid::TARGET_USERNS, record.target_userns),
@@ -120,7 +128,7 @@ impl Check {
             mnt: ns(valid::MNTNS, record.mntns, valid::MNTNS_OWNER, record.mntns_owner),
             pidns: ns(valid::PIDNS, record.pidns, valid::PIDNS_OWNER, record.pidns_owner),
             cgroup_id: record.cgroup_id,
-            result: None,
+            result: record.result(),
             pod: None,
             reason: None,
         })
@@ -184,6 +192,13 @@ impl Check {
     }
 }
 
+/// The flags; of a setns that takes any kind of namespace (0) the kind of the one it was given, where that is known.
+fn asked(record: &CheckRecord) -> u64 {
+    let any = record.syscall == Syscall::Setns as u32 && record.flags == 0;
+    let kind = u64::from(record.outcome.fd_kind);
+    if any && !names::namespace_kinds(kind).is_empty() { kind } else { record.flags }
+}
+
 /// Bytes up to the first NUL.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
@@ -208,7 +223,7 @@ pub(super) mod tests {
             syscall: Syscall::Mount as u32,
             capability: names::CAP_SYS_ADMIN,
             ret: -1,
-            valid: u32::MAX,
+            valid: !valid::RESULT,
             caller_userns: 100,
             target_userns: INIT_USERNS,
             netns: 200,

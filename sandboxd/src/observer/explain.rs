@@ -1,11 +1,12 @@
 //! Words for a [`Reason`], for an operator who has not read the kernel's source.
 
 use super::attribution::{Attribution, PodKeys};
-use super::check::{Check, INIT, Verdict};
+use super::check::{Check, INIT};
 use super::names;
 use super::reason::Reason;
 use crate::pod::model::{NsInode, NsKind};
 
+mod failed;
 mod headline;
 mod sources;
 
@@ -69,7 +70,7 @@ struct View<'a> {
 
 impl View<'_> {
     fn allowed(&self) -> Explanation {
-        let capability = names::capability(self.check.capability);
+        let capability = self.capability();
         Explanation {
             code: "allowed",
             headline: format!("{} was allowed {capability} for {}.", self.who(), self.check.call()),
@@ -83,48 +84,54 @@ impl View<'_> {
 
     fn asked(&self, reason: &Reason) -> String {
         let check = self.check;
-        let capability = names::capability(check.capability);
+        let capability = self.capability();
         let call = check.call();
-        match (check.verdict, reason) {
-            (Verdict::Refused, _) => format!(
+        match reason {
+            Reason::Failed(failure) => self.looked_at(failure),
+            Reason::TooRevealing { .. } => format!(
                 "{call} passed every capability check; mount_too_revealing() then looks for an existing mount \
                  of the type that shows all of it."
             ),
-            (_, Reason::NetnsOwnedByOtherUserns { .. }) => format!(
+            Reason::NetnsOwnedByOtherUserns { .. } => format!(
                 "{call} asks for {capability} in the user namespace that owns the caller's network namespace: \
                  sysfs shows that namespace's devices (kobj_ns_current_may_mount, net_current_may_mount)."
             ),
-            (_, Reason::ProcWithoutOwnPidns { .. }) => format!(
+            Reason::ProcWithoutOwnPidns { .. } => format!(
                 "{call} asks for {capability} in the user namespace that owns the caller's pid namespace: proc \
                  shows that namespace's processes (proc_init_fs_context, mount_capable)."
             ),
-            (_, Reason::MayMountDenied { .. }) => format!(
+            Reason::MayMountDenied { .. } => format!(
                 "{call} asks for {capability} in the user namespace that owns the caller's mount namespace \
                  (may_mount), before anything else."
             ),
-            (_, Reason::SetnsForeignNamespace { .. }) => format!(
+            Reason::SetnsForeignNamespace { .. } => format!(
                 "{call} asks for {capability} in the user namespace that owns the namespace to join (the \
                  install operation of its kind)."
             ),
-            (_, Reason::SetnsForeignUserns { .. }) => {
+            Reason::SetnsProcessClosed { .. } => format!(
+                "{call} asks for {capability} in the user namespace of the process whose namespaces are to be \
+                 joined, because it is another user's, not dumpable, or has capabilities that the caller lacks \
+                 (validate_nsset, ptrace_may_access)."
+            ),
+            Reason::SetnsForeignUserns { .. } => {
                 format!("{call} asks for {capability} in the user namespace to join (userns_install).")
             }
-            (_, Reason::MqueueWithoutOwnIpcns { .. }) => format!(
+            Reason::MqueueWithoutOwnIpcns { .. } => format!(
                 "{call} asks for {capability} in the user namespace that owns the caller's ipc namespace: mqueue \
                  shows that namespace's queues (mqueue_init_fs_context, mount_capable)."
             ),
-            (_, Reason::CgroupWithoutOwnCgroupns { .. }) => format!(
+            Reason::CgroupWithoutOwnCgroupns { .. } => format!(
                 "{call} asks for {capability} in the user namespace that owns the caller's cgroup namespace \
                  (cgroup_init_fs_context, mount_capable)."
             ),
-            (_, Reason::RemountOfOthers { .. }) => format!(
+            Reason::RemountOfOthers { .. } => format!(
                 "{call} asks for {capability} in the user namespace that the file system was mounted from \
                  (s_user_ns of its superblock)."
             ),
-            (_, Reason::OptionNotForUserns { .. }) => format!(
+            Reason::OptionNotForUserns { .. } => format!(
                 "{call} asks for {capability} in the initial user namespace because of an option (bpf_parse_param)."
             ),
-            (_, Reason::FilesystemNotForUserns { fs_type, .. }) => format!(
+            Reason::FilesystemNotForUserns { fs_type, .. } => format!(
                 "{call} asks for {capability} in the initial user namespace, because {fs_type} lacks \
                  FS_USERNS_MOUNT (mount_capable)."
             ),
@@ -133,12 +140,12 @@ impl View<'_> {
     }
 
     fn target(&self, reason: &Reason) -> String {
+        if let Reason::Failed(_) | Reason::TooRevealing { .. } = reason {
+            return self.last_asked();
+        }
         let Some(target) = self.check.target_userns else {
             return "The user namespace that was asked could not be read.".to_string();
         };
-        if let Reason::TooRevealing { .. } = reason {
-            return format!("The last check was made, and passed, in {}.", self.userns(target));
-        }
         let what = match reason {
             Reason::NetnsOwnedByOtherUserns { netns, .. } => format!(" It owns network namespace {netns}."),
             Reason::ProcWithoutOwnPidns { pidns, .. } => format!(" It owns pid namespace {pidns}."),
@@ -150,6 +157,10 @@ impl View<'_> {
             _ => String::new(),
         };
         format!("The capability was asked in {}{made}.{what}", self.userns(target))
+    }
+
+    fn capability(&self) -> String {
+        self.check.capability.map_or_else(|| "a capability".to_string(), names::capability)
     }
 
     fn caller(&self) -> String {
@@ -238,6 +249,7 @@ mod tests {
     use super::super::attribution::{NetnsMade, PodKeys};
     use super::super::check::tests::{check, record};
     use super::super::covering::Covering;
+    use super::super::failure::{BadArgument, Failure};
     use super::*;
     use crate::pod::model::FlowKind;
 
@@ -308,6 +320,24 @@ mod tests {
             Reason::FilesystemNotForUserns { fs_type: "ext4".into(), caller: a },
             Reason::CapabilityDropped { capability: 21, userns: a },
             Reason::TooRevealing { fs_type: "sysfs".into(), covering: Covering::NoneVisible },
+            Reason::SetnsProcessClosed { owner: a, caller: b },
+            Reason::Failed(Failure::OwnUserns { userns: Some(a) }),
+            Reason::Failed(Failure::UsernsThreads { threads: 2, perhaps_own: true }),
+            Reason::Failed(Failure::FsShared { kind: NsKind::Mnt, users: 2, perhaps_own: false }),
+            Reason::Failed(Failure::PidnsNotBelow { target: Some(a), own: None }),
+            Reason::Failed(Failure::TimensThreads { threads: Some(1) }),
+            Reason::Failed(Failure::BadArgument(BadArgument::NotOpen)),
+            Reason::Failed(Failure::UnshareThreads { threads: 2 }),
+            Reason::Failed(Failure::PidnsAlreadyUnshared),
+            Reason::Failed(Failure::NamespaceLimit { kinds: [NsKind::Net].into() }),
+            Reason::Failed(Failure::NestedTooDeep { kind: NsKind::User, level: 33 }),
+            Reason::Failed(Failure::UsernsInChroot { filtered: false }),
+            Reason::Failed(Failure::UsernsUnmapped { userns: Some(a), filtered: true }),
+            Reason::Failed(Failure::FlagsLocked),
+            Reason::Failed(Failure::MountLocked { operation: "bind" }),
+            Reason::Failed(Failure::BeforeChecks { mode: Some(2) }),
+            Reason::Failed(Failure::SecurityModule { checked: true }),
+            Reason::Failed(Failure::Ordinary { errno: libc::ENODEV }),
             Reason::OtherUserns { target: a, caller: b },
             Reason::Incidental { capability: 2 },
             Reason::Unknown,

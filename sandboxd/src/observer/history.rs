@@ -35,11 +35,16 @@ impl CheckFilter {
             check.reason.as_ref().is_some_and(|r| r.code() == code || r.kernels().code() == code)
         };
         check.seq > self.after_seq
-            && (!self.denied_only || check.verdict != Verdict::Allowed)
+            && (!self.denied_only || is_denial(check.verdict))
             && self.pod.as_ref().is_none_or(of_pod)
             && self.reason.as_ref().is_none_or(for_reason)
             && self.pid.is_none_or(|pid| check.is_of(pid))
     }
+}
+
+/// Whether somebody said no.
+fn is_denial(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Denied | Verdict::Refused)
 }
 
 /// How much is remembered: what any of the three has no room for is forgotten.
@@ -121,6 +126,7 @@ impl Side {
 /// which one pod (or user namespace) has most.
 #[derive(Debug)]
 pub(super) struct History {
+    /// Allowed, and failed for an ordinary reason.
     allowed: Side,
     /// Denied and refused.
     denied: Side,
@@ -144,7 +150,7 @@ impl History {
             self.forget_one();
         }
         self.bytes += bytes;
-        let side = if check.verdict == Verdict::Allowed { &mut self.allowed } else { &mut self.denied };
+        let side = if is_denial(check.verdict) { &mut self.denied } else { &mut self.allowed };
         side.push(check.clone());
         Some(check)
     }

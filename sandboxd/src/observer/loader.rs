@@ -11,9 +11,9 @@ use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use sandboxd_ebpf::{
-    ALL_CAPABILITIES, CAP_CAPABLE, COUNTERS_MAP, Counters, FEXIT_PROGRAM, FLOWS_MAP, KPROBE_PROGRAM,
-    KRETPROBE_PROGRAM, MISSING, REGS_ARGS, REGS_NR, RESULTS_FROM, RESULTS_WANTED, RING_MAP, SYS_EXIT,
-    SYS_EXIT_PROGRAM, Syscall, TP_BTF_PROGRAM, UPID_SIZE, USAGE_MAP, WATCHED_MAP,
+    ALL_CAPABILITIES, ALTERNATIVES, CAP_CAPABLE, COUNTERS_MAP, Counters, FEXIT_PROGRAM, FLOWS_MAP,
+    KPROBE_PROGRAM, KRETPROBE_PROGRAM, MISSING, REGS_ARGS, REGS_NR, RESULTS_FROM, RESULTS_WANTED, RING_MAP,
+    SYS_EXIT, SYS_EXIT_PROGRAM, Syscall, TP_BTF_PROGRAM, UPID_SIZE, USAGE_MAP, WATCHED_MAP,
 };
 
 use super::btf::Btf;
@@ -61,7 +61,7 @@ pub struct CounterMap(PerCpuArray<MapData, PodCounters>);
 #[repr(transparent)]
 struct PodCounters(Counters);
 
-// SAFETY: Counters is repr(C), five u64 without padding; any bit pattern is a value.
+// SAFETY: Counters is repr(C), six u64 without padding; any bit pattern is a value.
 unsafe impl aya::Pod for PodCounters {}
 
 impl CounterMap {
@@ -74,6 +74,7 @@ impl CounterMap {
             filtered: sum.filtered + cpu.filtered,
             held_allowed: sum.held_allowed + cpu.held_allowed,
             held_denied: sum.held_denied + cpu.held_denied,
+            held_failed: sum.held_failed + cpu.held_failed,
         })
     }
 }
@@ -262,12 +263,21 @@ where
 fn offsets(data: &[u8]) -> Result<Offsets, Degradation> {
     let mut wanted: Vec<&str> = MEMBERS.iter().map(|(_, structure, _)| *structure).collect();
     wanted.extend(["pt_regs"]);
+    wanted.sort_unstable();
     wanted.dedup();
     let btf = Btf::parse(data, &wanted).map_err(|e| Degradation::NoBtf { problem: e.to_string() })?;
     let mut found = Offsets { values: Vec::new(), missing: Vec::new() };
+    let offset_of = |wanted: &str| {
+        let (_, structure, member) = MEMBERS.iter().find(|(global, ..)| *global == wanted)?;
+        btf.offset_of(structure, member)
+    };
+    // One of a pair is enough; where both are missing, the newer one is named.
+    let dispensable = |global: &str| {
+        ALTERNATIVES.iter().any(|(new, old)| global == *old || (global == *new && offset_of(old).is_some()))
+    };
     for (global, structure, member) in MEMBERS {
         let offset = btf.offset_of(structure, member);
-        if offset.is_none() {
+        if offset.is_none() && !dispensable(global) {
             found.missing.push(Degradation::MemberMissing { structure, member });
         }
         found.values.push((global, offset.unwrap_or(MISSING)));
@@ -366,7 +376,8 @@ mod tests {
         assert_eq!(btf.size_of("CheckRecord"), u32::try_from(size_of::<CheckRecord>()).ok());
         assert_eq!(btf.offset_of("CheckRecord", "fs_type"), Some(96));
         assert_eq!(btf.offset_of("CheckRecord", "comm"), Some(112));
-        assert_eq!(btf.size_of("Counters"), Some(40));
+        assert_eq!(btf.offset_of("CheckRecord", "outcome"), Some(128));
+        assert_eq!(btf.size_of("Counters"), Some(48));
     }
 
     /// The .BTF section of a little-endian ELF64 object.

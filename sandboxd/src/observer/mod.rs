@@ -11,8 +11,8 @@
 //! ```
 //!
 //! A check is made inside a syscall, before that has a result. Where results are read too (trampolines, or on
-//! request), a check waits for its syscall's result and carries it, and a mount that was refused without a denied
-//! check (too revealing) is recorded when it happens. Elsewhere a denied check is near certain to be what made
+//! request), a check waits for its syscall's result and carries it, and a call that failed without a denied check is
+//! recorded when it ends, with its reason ([`failure`]). Elsewhere a denied check is near certain to be what made
 //! its syscall fail (those known not to are called incidental), and whoever saw an EPERM without one asks
 //! [`Observer::explain_failure`], which then looks at the mount table.
 
@@ -34,6 +34,7 @@ mod btf;
 pub mod check;
 pub mod covering;
 pub mod explain;
+pub mod failure;
 mod follow;
 #[cfg(feature = "observer")]
 mod held;
@@ -41,6 +42,7 @@ mod history;
 pub mod inventory;
 #[cfg(feature = "observer")]
 mod loader;
+mod lsm;
 pub mod names;
 #[cfg(feature = "observer")]
 mod opened;
@@ -131,6 +133,8 @@ struct Shared {
     sampled_out: AtomicU64,
     allowed: AtomicU64,
     denied: AtomicU64,
+    /// Without a denied check.
+    failed: AtomicU64,
 }
 
 impl Observer {
@@ -154,6 +158,7 @@ impl Observer {
                 sampled_out: AtomicU64::new(0),
                 allowed: AtomicU64::new(0),
                 denied: AtomicU64::new(0),
+                failed: AtomicU64::new(0),
             })
         };
         if !settings.enabled {
@@ -194,6 +199,7 @@ impl Observer {
         let count = |counter: &AtomicU64| counter.load(Ordering::Acquire);
         let (seen, sampled_out) = (count(&self.shared.seen), count(&self.shared.sampled_out));
         let (allowed, denied) = (count(&self.shared.allowed), count(&self.shared.denied));
+        let failed = count(&self.shared.failed);
         let kernel = self.counters();
         let (kept, bytes, forgotten) = {
             let mut history = lock(&self.shared.history);
@@ -209,6 +215,7 @@ impl Observer {
             sampled_out: sampled_out + kernel.held(),
             allowed: allowed + kernel.held_allowed,
             denied: denied + kernel.held_denied,
+            failed: failed + kernel.held_failed,
             kept,
             history_bytes: bytes,
             forgotten,
@@ -416,9 +423,9 @@ impl Shared {
     }
 
     /// Keeps a check and tells the subscribers.
-    fn record(&self, make: impl FnOnce(u64) -> Option<Check>) -> Option<Arc<Check>> {
+    fn record(&self, kept: Kept, make: impl FnOnce(u64) -> Option<Check>) -> Option<Arc<Check>> {
         let check = lock(&self.history).push(make)?;
-        self.count(&Told::of(&check), 1, check.time_ns, Kept::OneByOne);
+        self.count(&Told::of(&check), 1, check.time_ns, kept);
         // An error means that nobody listens.
         let _ = self.subscribers.send(check.clone());
         Some(check)
@@ -426,17 +433,9 @@ impl Shared {
 
     /// Records that a mount which passed all of its checks was refused as too revealing.
     fn refuse(&self, passed: &Check, is_pods: bool) -> Option<Arc<Check>> {
-        let fs_type: Box<str> = passed.new_fs_type()?.into();
-        let mut covering = covering_mounts(passed.pid, &fs_type);
-        if covering == Covering::Gone
-            && let Some(parent) = passed.ppid
-        {
-            covering = covering_mounts(parent, &fs_type);
-        }
-        let mut refused = passed.clone();
-        refused.verdict = Verdict::Refused;
-        refused.reason = Some(Reason::TooRevealing { fs_type, covering }.for_pod(is_pods));
-        self.record(move |seq| Some(Check { seq, ..refused }))
+        let reason = too_revealing(passed)?.for_pod(is_pods);
+        let refused = Check { verdict: Verdict::Refused, reason: Some(reason), ..passed.clone() };
+        self.record(Kept::Concluded, move |seq| Some(Check { seq, ..refused }))
     }
 
     fn count(&self, told: &Told, n: u64, last_ns: i64, kept: Kept) {
@@ -444,8 +443,9 @@ impl Shared {
         let of_verdict = match told.verdict {
             Verdict::Allowed => &self.allowed,
             Verdict::Denied => &self.denied,
-            // Not a check of the kernel's: the one that passed was counted.
-            Verdict::Refused => return,
+            // The one that passed was counted.
+            Verdict::Refused | Verdict::Failed if kept == Kept::Concluded => return,
+            Verdict::Refused | Verdict::Failed => &self.failed,
         };
         of_verdict.fetch_add(n, Ordering::Relaxed);
     }
@@ -468,6 +468,18 @@ impl Shared {
         step.log();
         self.degradations.send_modify(|all| all.push(step));
     }
+}
+
+/// What is in the way of a new mount of sysfs or proc, while the process or its parent is there to be looked at.
+fn too_revealing(mount: &Check) -> Option<Reason> {
+    let fs_type: Box<str> = mount.new_fs_type()?.into();
+    let mut covering = covering_mounts(mount.pid, &fs_type);
+    if covering == Covering::Gone
+        && let Some(parent) = mount.ppid
+    {
+        covering = covering_mounts(parent, &fs_type);
+    }
+    Some(Reason::TooRevealing { fs_type, covering })
 }
 
 /// The check of a process that the caller knows to be a pod's, whatever attribution knew of it.

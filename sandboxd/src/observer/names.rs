@@ -48,6 +48,7 @@ const CAPABILITIES: [&str; 41] = [
 ];
 
 pub const CAP_SYS_CHROOT: u32 = 18;
+pub const CAP_SYS_PTRACE: u32 = 19;
 pub const CAP_SYS_ADMIN: u32 = 21;
 
 /// The last number that can have a name one day: sets of capabilities have 64 bits.

@@ -9,7 +9,8 @@ use sandboxd_ebpf::Syscall;
 
 use super::check::{Check, INIT, Verdict};
 use super::covering::Covering;
-use super::names::{self, CAP_SYS_ADMIN, CAP_SYS_CHROOT};
+use super::failure::{self, Failure};
+use super::names::{self, CAP_SYS_PTRACE};
 use crate::pod::model::{NsInode, NsKind};
 
 /// Why. Inodes are of user namespaces unless named otherwise.
@@ -26,6 +27,8 @@ pub enum Reason {
     SetnsForeignNamespace { owner: NsInode, caller: NsInode },
     /// The user namespace to join is neither the caller's own nor one below it.
     SetnsForeignUserns { target: NsInode, caller: NsInode },
+    /// The process whose namespaces are to be joined may not be looked into (ptrace(2)).
+    SetnsProcessClosed { owner: NsInode, caller: NsInode },
     /// mqueue belongs to an ipc namespace, and the caller's is owned by another user namespace.
     MqueueWithoutOwnIpcns { owner: NsInode, caller: NsInode },
     /// cgroup and cgroup2 belong to a cgroup namespace, and the caller's is owned by another user namespace.
@@ -40,6 +43,8 @@ pub enum Reason {
     CapabilityDropped { capability: u32, userns: NsInode },
     /// sysfs or proc would show what a mount over the existing one hides. No check is denied.
     TooRevealing { fs_type: Box<str>, covering: Covering },
+    /// The call failed without a denied check.
+    Failed(Failure),
     /// Denied in a user namespace that is neither the caller's nor the owner of what it asked for.
     OtherUserns { target: NsInode, caller: NsInode },
     /// A check that the syscall makes on the way and that does not decide it: the kernel asks, is told no,
@@ -67,6 +72,7 @@ impl Reason {
             Self::MayMountDenied { .. } => "mntns-owned-by-other-userns",
             Self::SetnsForeignNamespace { .. } => "setns-foreign-namespace",
             Self::SetnsForeignUserns { .. } => "setns-foreign-userns",
+            Self::SetnsProcessClosed { .. } => "setns-process-closed",
             Self::MqueueWithoutOwnIpcns { .. } => "mqueue-without-own-ipcns",
             Self::CgroupWithoutOwnCgroupns { .. } => "cgroup-without-own-cgroupns",
             Self::RemountOfOthers { .. } => "remount-of-others",
@@ -74,6 +80,7 @@ impl Reason {
             Self::FilesystemNotForUserns { .. } => "filesystem-not-for-userns",
             Self::CapabilityDropped { .. } => "capability-dropped",
             Self::TooRevealing { .. } => "too-revealing",
+            Self::Failed(failure) => failure.code(),
             Self::OtherUserns { .. } => "other-userns",
             Self::Incidental { .. } => "incidental",
             Self::Unknown => "unknown",
@@ -120,20 +127,20 @@ impl Reason {
         let (Some(caller), Some(target)) = (check.caller_userns, check.target_userns) else {
             return Some(Self::Unknown);
         };
-        if !decides(check.syscall, check.capability) {
-            return Some(Self::Incidental { capability: check.capability });
+        let Some(capability) = check.capability else { return Some(Self::Unknown) };
+        if !check.syscall.is_decided_by(capability) {
+            return Some(Self::Incidental { capability });
         }
+        let dropped = elsewhere(check, capability, caller, target);
         Some(match check.syscall {
             Syscall::Mount | Syscall::Fsopen | Syscall::Fsconfig | Syscall::Fsmount | Syscall::MoveMount => {
-                mounting(check, caller, target)
+                dropped.unwrap_or_else(|| mounting(check, capability, caller, target))
             }
-            Syscall::Setns => {
-                elsewhere(check, caller, target).unwrap_or_else(|| joining(check, caller, target))
-            }
+            Syscall::Setns => dropped.unwrap_or_else(|| joining(check, capability, caller, target)),
             // Copying the caller's memory asks CAP_SYS_ADMIN of the initial user namespace and takes no for
             // an answer; new namespaces are asked for in the caller's own, or in the new one.
             Syscall::Unshare | Syscall::Clone | Syscall::Clone3 => {
-                elsewhere(check, caller, target).unwrap_or(Self::Incidental { capability: check.capability })
+                dropped.unwrap_or(Self::Incidental { capability })
             }
         })
     }
@@ -150,34 +157,26 @@ impl Reason {
     }
 }
 
-/// Whether a denial of this capability makes this syscall fail.
-fn decides(syscall: Syscall, capability: u32) -> bool {
-    match syscall {
-        Syscall::Setns => matches!(capability, CAP_SYS_ADMIN | CAP_SYS_CHROOT),
-        _ => capability == CAP_SYS_ADMIN,
-    }
-}
-
 /// Denied where the caller would be privileged if it had not dropped the capability: its own user namespace
 /// or, for a caller of the initial one, any.
-fn elsewhere(check: &Check, caller: NsInode, target: NsInode) -> Option<Reason> {
+fn elsewhere(check: &Check, capability: u32, caller: NsInode, target: NsInode) -> Option<Reason> {
     let above = caller == target || caller == INIT || check.target_parent == Some(caller);
-    above.then_some(Reason::CapabilityDropped { capability: check.capability, userns: caller })
+    above.then_some(Reason::CapabilityDropped { capability, userns: caller })
 }
 
 /// Of several namespaces (a pidfd) the user namespace is joined first.
-fn joining(check: &Check, caller: NsInode, target: NsInode) -> Reason {
-    if names::namespace_kinds(check.flags.unwrap_or(0)).contains(&NsKind::User) {
+fn joining(check: &Check, capability: u32, caller: NsInode, target: NsInode) -> Reason {
+    if capability == CAP_SYS_PTRACE {
+        // A pidfd's process is looked at before its namespaces are.
+        Reason::SetnsProcessClosed { owner: target, caller }
+    } else if names::namespace_kinds(check.flags.unwrap_or(0)).contains(&NsKind::User) {
         Reason::SetnsForeignUserns { target, caller }
     } else {
         Reason::SetnsForeignNamespace { owner: target, caller }
     }
 }
 
-fn mounting(check: &Check, caller: NsInode, target: NsInode) -> Reason {
-    if let Some(dropped) = elsewhere(check, caller, target) {
-        return dropped;
-    }
+fn mounting(check: &Check, capability: u32, caller: NsInode, target: NsInode) -> Reason {
     let owned = |ns: super::check::Ns| ns.inode.filter(|_| ns.owner == Some(target));
     if let Some(mntns) = owned(check.mnt) {
         return Reason::MayMountDenied { mntns, owner: target, caller };
@@ -211,7 +210,7 @@ fn mounting(check: &Check, caller: NsInode, target: NsInode) -> Reason {
         // A file system that a user namespace may mount probes what else it may do (overlay: trusted
         // extended attributes) and goes on without.
         Some(name) if target == INIT && FOR_USERNS.contains(&name) => {
-            return Reason::Incidental { capability: check.capability };
+            return Reason::Incidental { capability };
         }
         _ => {}
     }
@@ -231,13 +230,17 @@ fn reconfigures(check: &Check) -> bool {
 /// One line: "CAP_SYS_ADMIN denied in the owner of netns 4026532100".
 #[must_use]
 pub fn summary(check: &Check) -> String {
-    let capability = names::capability(check.capability);
+    let call = check.call();
+    if let Some(Reason::Failed(why)) = check.reason.as_ref().map(Reason::kernels) {
+        let errno = check.result.unwrap_or_default();
+        return format!("{call}: {} ({})", failure::symbol(errno), why.brief());
+    }
+    let capability = check.capability.map(names::capability).unwrap_or_default();
     let target = match check.target_userns {
         Some(INIT) => "the initial userns".to_string(),
         Some(inode) => format!("userns {inode}"),
         None => "an unknown userns".to_string(),
     };
-    let call = check.call();
     let Some(reason) = &check.reason else {
         return format!("{call}: {capability} in {target}: allowed");
     };
@@ -249,6 +252,7 @@ pub fn summary(check: &Check) -> String {
         Reason::MayMountDenied { mntns, .. } => format!("it owns mntns {mntns}, the caller does not"),
         Reason::SetnsForeignNamespace { .. } => "it owns the namespace to join".to_string(),
         Reason::SetnsForeignUserns { .. } => "not the caller's, nor below it".to_string(),
+        Reason::SetnsProcessClosed { .. } => "the process may not be looked into".to_string(),
         Reason::MqueueWithoutOwnIpcns { .. } => "it owns the ipcns, the caller does not".to_string(),
         Reason::CgroupWithoutOwnCgroupns { .. } => "it owns the cgroupns, the caller does not".to_string(),
         Reason::RemountOfOthers { .. } => "the file system was mounted from there".to_string(),
@@ -262,7 +266,7 @@ pub fn summary(check: &Check) -> String {
         }
         Reason::OtherUserns { .. } => "not the caller's".to_string(),
         Reason::Incidental { .. } => "asked on the way, does not decide".to_string(),
-        Reason::Unknown => "not enough was read to tell why".to_string(),
+        Reason::Unknown | Reason::Failed(_) => "not enough was read to tell why".to_string(),
         Reason::NotAPodProcess(_) => "not a pod's process".to_string(),
     };
     format!("{call}: {capability} in {target}: denied ({why})")
@@ -273,6 +277,7 @@ mod tests {
     use sandboxd_ebpf::{CheckRecord, INIT_USERNS};
 
     use super::super::check::tests::{check, record};
+    use super::super::names::CAP_SYS_ADMIN;
     use super::*;
 
     fn reason(record: &CheckRecord) -> Reason {
@@ -320,6 +325,13 @@ mod tests {
             let record = CheckRecord { syscall: Syscall::Setns as u32, flags, ..record() };
             assert_eq!(reason(&record), Reason::SetnsForeignUserns { target: INIT, caller: NsInode(100) });
         }
+    }
+
+    #[test]
+    fn setns_through_a_process_that_may_not_be_looked_into() {
+        let record =
+            CheckRecord { syscall: Syscall::Setns as u32, capability: 19, flags: 0x4000_0000, ..record() };
+        assert_eq!(reason(&record), Reason::SetnsProcessClosed { owner: INIT, caller: NsInode(100) });
     }
 
     #[test]

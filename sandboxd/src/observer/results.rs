@@ -3,10 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use sandboxd_ebpf::Syscall;
+use sandboxd_ebpf::{CheckRecord, Syscall, call};
 
 use super::check::{Check, INIT, Verdict};
-use super::reason::Reason;
 
 /// Checks of syscalls that have not returned, oldest first.
 #[derive(Debug, Default)]
@@ -64,34 +63,32 @@ pub(super) fn is_reported(syscall: Syscall) -> bool {
     syscall.result_program().is_some()
 }
 
-/// The check of a mount that passed all of its checks and was refused all the same: a new sysfs or proc from inside
-/// a user namespace, which would have been too revealing.
-pub(super) fn refused(checks: &[Check]) -> Option<&Check> {
-    let decides = |check: &Check| {
-        check.verdict == Verdict::Denied && check.reason.as_ref().is_some_and(Reason::is_decisive)
-    };
-    if checks.iter().any(decides) {
-        return None;
-    }
-    checks.iter().rfind(|check| {
-        matches!(check.syscall, Syscall::Mount | Syscall::Fsmount)
-            && check.result == Some(libc::EPERM)
-            && passed_for_a_new_mount(check)
-    })
+/// A failed mount that had passed its checks and was refused all the same: a new sysfs or proc from inside a user
+/// namespace, which would have been too revealing.
+pub(super) fn is_too_revealing(failed: &Check, record: &CheckRecord) -> bool {
+    matches!(failed.syscall, Syscall::Mount | Syscall::Fsmount)
+        && failed.result == Some(libc::EPERM)
+        && call::count(record.outcome.call, call::ADMIN) > 0
+        && is_revealing(failed)
 }
 
 /// An allowed check, from inside a user namespace, for a new mount of what may be too revealing.
 pub(super) fn passed_for_a_new_mount(check: &Check) -> bool {
-    check.verdict == Verdict::Allowed
-        && matches!(check.new_fs_type(), Some("sysfs" | "proc"))
+    check.verdict == Verdict::Allowed && is_revealing(check)
+}
+
+/// A new mount, from inside a user namespace, of what may be too revealing.
+fn is_revealing(check: &Check) -> bool {
+    matches!(check.new_fs_type(), Some("sysfs" | "proc"))
         && check.mnt.owner.is_some_and(|owner| owner != INIT)
 }
 
 #[cfg(test)]
 mod tests {
-    use sandboxd_ebpf::CheckRecord;
+    use sandboxd_ebpf::{INIT_USERNS, Outcome};
 
     use super::super::check::tests::{check, record};
+    use super::super::reason::Reason;
     use super::*;
 
     fn of(tid: u32, ret: i32) -> Check {
@@ -128,17 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_without_a_decisive_denial_was_too_revealing() {
-        let with = |mut check: Check, errno| {
-            check.result = Some(errno);
-            check
-        };
-        let passed = with(of(1, 0), libc::EPERM);
-        assert_eq!(refused(std::slice::from_ref(&passed)), Some(&passed));
-        assert_eq!(refused(&[passed.clone(), with(of(1, -1), libc::EPERM)]), None, "a check was denied");
-        assert_eq!(refused(&[with(of(1, 0), libc::EBUSY)]), None);
-        let mut hosts = passed;
-        hosts.mnt.owner = Some(INIT);
-        assert_eq!(refused(&[hosts]), None);
+    fn a_mount_that_passed_its_checks_was_too_revealing() {
+        let passed = Outcome { call: 2 << call::ADMIN | call::FAILURE, ..Outcome::default() };
+        let failed = CheckRecord { valid: u32::MAX, outcome: passed, ..record() };
+        let is = |record: CheckRecord| is_too_revealing(&check(&record), &record);
+        assert!(is(failed));
+        assert!(!is(CheckRecord { ret: -libc::EBUSY, ..failed }));
+        assert!(!is(CheckRecord { outcome: Outcome::default(), ..failed }), "nothing was asked");
+        assert!(!is(CheckRecord { mntns_owner: INIT_USERNS, ..failed }), "the host's");
+        assert!(!is(CheckRecord { flags: libc::MS_BIND, ..failed }), "not a new one");
     }
 }

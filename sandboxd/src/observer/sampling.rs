@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 
-use sandboxd_ebpf::{CheckRecord, FS_TYPE_LEN};
+use sandboxd_ebpf::{CheckRecord, FS_TYPE_LEN, Outcome};
 
 use super::attribution::Place;
 use super::tally::Told;
@@ -76,6 +76,7 @@ struct Kind {
     fs_type: [u8; FS_TYPE_LEN],
     /// Caller, target, target's parent; the caller's namespaces and who owns them.
     namespaces: [u32; 9],
+    outcome: Outcome,
 }
 
 impl Kind {
@@ -99,6 +100,7 @@ impl Kind {
                 record.mntns_owner,
                 record.pidns_owner,
             ],
+            outcome: record.outcome,
         }
     }
 }

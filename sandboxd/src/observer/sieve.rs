@@ -9,13 +9,14 @@ use sandboxd_ebpf::{CheckRecord, Syscall, valid};
 
 use super::attribution::{Caller, Known};
 use super::check::Check;
+use super::failure;
 use super::held::HeldBack;
 use super::opened::OpenedTypes;
 use super::reason::Reason;
 use super::results::{self, Held};
 use super::sampling::{self, Sampler};
 use super::tally::{Kept, Told};
-use super::{Shared, lock};
+use super::{Shared, Verdict as Ended, lock, too_revealing};
 use crate::pod::model::{NsInode, PodId};
 
 /// Records in one go: for so long the pods that are known stay as they are.
@@ -67,13 +68,23 @@ impl Sieve {
                 more = false;
                 break;
             };
-            match record.map(|record| (record, record.result())) {
-                Some((record, Some(errno))) => seen += self.result(&record, errno),
-                Some((record, None)) => match self.one(record, &known, boot_to_epoch_ns) {
-                    Verdict::Keep(kept) => seen += kept,
-                    Verdict::Count => sampled_out += 1,
-                },
-                None => seen += 1,
+            let one = match record.map(|record| (record, record.result())) {
+                Some((record, Some(errno))) => {
+                    let returned = self.returned(&record, errno);
+                    seen += returned.len() as u64;
+                    let last = returned.last().cloned();
+                    returned.into_iter().for_each(|check| keep(&self.shared, check));
+                    if !record.is_failure() {
+                        continue;
+                    }
+                    self.failed(record, last.as_ref(), &known, boot_to_epoch_ns)
+                }
+                Some((record, None)) => self.one(record, &known, boot_to_epoch_ns),
+                None => Verdict::Keep(1),
+            };
+            match one {
+                Verdict::Keep(kept) => seen += kept,
+                Verdict::Count => sampled_out += 1,
             }
         }
         drop(known);
@@ -121,42 +132,82 @@ impl Sieve {
         if self.unswept || !self.untold.is_empty() { until(TELL_EVERY) } else { None }
     }
 
-    /// A syscall has returned: its checks are complete. How many that were.
-    fn result(&mut self, record: &CheckRecord, errno: i32) -> u64 {
+    /// A syscall has returned: its checks are complete.
+    fn returned(&mut self, record: &CheckRecord, errno: i32) -> Vec<Check> {
         let (Some(waiting), Some(syscall)) = (&mut self.waiting, Syscall::from_raw(record.syscall)) else {
-            return 0;
+            return Vec::new();
         };
-        let released = waiting.returned(record.tid.cast_signed(), syscall, errno);
-        let passed = results::refused(&released).cloned();
-        let count = released.len() as u64;
-        released.into_iter().for_each(|check| keep(&self.shared, check));
-        if let Some(passed) = passed {
-            self.shared.refuse(&passed, passed.pod.is_some());
+        waiting.returned(record.tid.cast_signed(), syscall, errno)
+    }
+
+    /// A syscall has failed without a denied check; `last` is the last that was asked, if it was kept.
+    fn failed(
+        &mut self,
+        mut record: CheckRecord,
+        last: Option<&Check>,
+        known: &Known<'_>,
+        boot_to_epoch_ns: i64,
+    ) -> Verdict {
+        self.opened.follow(&mut record);
+        let caller = caller(&record, boot_to_epoch_ns);
+        let shared = self.shared.clone();
+        let tell = || {
+            let mut check = Check::from_record(&record, 0, boot_to_epoch_ns)?;
+            check.pod = known.pod(&caller);
+            if let Some(last) = last {
+                check.capability = last.capability;
+                check.target_userns = last.target_userns;
+                (check.target_parent, check.target_uid) = (last.target_parent, last.target_uid);
+            }
+            let reason = if results::is_too_revealing(&check, &record) {
+                check.verdict = Ended::Refused;
+                too_revealing(&check)?
+            } else {
+                let failure = failure::of(&record, &check, shared.results);
+                check.verdict = failure.verdict();
+                Reason::Failed(failure)
+            };
+            check.reason = Some(reason.for_pod(check.pod.is_some()));
+            Some(check)
+        };
+        self.admitted(&record, &caller, known, tell).map_or(Verdict::Count, |failed| {
+            failed.into_iter().for_each(|failed| keep(&shared, failed));
+            Verdict::Keep(1)
+        })
+    }
+
+    /// Makes a check of what is to be kept. `None`: only counted; `Some(None)`: of another version of the object.
+    fn admitted(
+        &mut self,
+        record: &CheckRecord,
+        caller: &Caller,
+        known: &Known<'_>,
+        make: impl Fn() -> Option<Check>,
+    ) -> Option<Option<Check>> {
+        let tell = || make().map(|check| Told::of(&check));
+        if let Some(back) = &mut self.back {
+            back.learn(record, tell);
         }
-        count
+        let shared = &self.shared;
+        let beyond = |told: Told, _| shared.count(&told, 1, caller.time_ns, Kept::SampledOut);
+        match self.sampler.admit(record, known.place(caller), tell, beyond) {
+            sampling::Verdict::Count => None,
+            sampling::Verdict::Keep => Some(make()),
+        }
     }
 
     fn one(&mut self, mut record: CheckRecord, known: &Known<'_>, boot_to_epoch_ns: i64) -> Verdict {
         self.opened.follow(&mut record);
         let caller = caller(&record, boot_to_epoch_ns);
-        let place = known.place(&caller);
-        let make = |seq| {
-            let mut check = Check::from_record(&record, seq, boot_to_epoch_ns)?;
+        let make = || {
+            let mut check = Check::from_record(&record, 0, boot_to_epoch_ns)?;
             check.pod = known.pod(&caller);
             check.reason = Reason::of(&check).map(|reason| reason.for_pod(check.pod.is_some()));
             Some(check)
         };
+        let Some(kept) = self.admitted(&record, &caller, known, make) else { return Verdict::Count };
+        let Some(check) = kept else { return Verdict::Keep(1) };
         let shared = &self.shared;
-        let tell = || make(0).map(|check| Told::of(&check));
-        if let Some(back) = &mut self.back {
-            back.learn(&record, tell);
-        }
-        let beyond = |told: Told, _| shared.count(&told, 1, caller.time_ns, Kept::SampledOut);
-        match self.sampler.admit(&record, place, tell, beyond) {
-            sampling::Verdict::Count => return Verdict::Count,
-            sampling::Verdict::Keep => {}
-        }
-        let Some(check) = make(0) else { return Verdict::Keep(1) };
         match &mut self.waiting {
             Some(waiting) if results::is_reported(check.syscall) => {
                 let pushed_out = waiting.hold(check, Instant::now());
@@ -213,7 +264,7 @@ enum Verdict {
 
 /// Keeps a check that nothing more is to be said about.
 fn keep(shared: &Shared, check: Check) {
-    shared.record(|seq| Some(Check { seq, ..check }));
+    shared.record(Kept::OneByOne, |seq| Some(Check { seq, ..check }));
 }
 
 fn note(untold: &mut Vec<PodId>, told: &Told) {

@@ -141,12 +141,13 @@ pub struct Status {
     pub message: String,
     /// What the program counted in the kernel: `produced == seen + sampled_out + lost` once the ring is drained.
     pub kernel: Counters,
-    /// Checks kept one by one, and those only counted, here or in the kernel.
+    /// Checks and failed calls kept one by one, and those only counted, here or in the kernel.
     pub seen: u64,
     pub sampled_out: u64,
-    /// Of both together, those allowed and denied.
+    /// Of both together, checks that were allowed and denied, and calls that failed without a denied one.
     pub allowed: u64,
     pub denied: u64,
+    pub failed: u64,
     /// What the history has now, its memory (about), and what has left it.
     pub kept: usize,
     pub history_bytes: usize,

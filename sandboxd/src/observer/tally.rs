@@ -18,7 +18,8 @@ pub struct Told {
     pub reason: &'static str,
     /// Whether the denial is what made the syscall fail.
     pub decisive: bool,
-    pub capability: u32,
+    /// `None`: none was asked, or it was counted with the check that asked.
+    pub capability: Option<u32>,
     pub syscall: Syscall,
 }
 
@@ -31,7 +32,10 @@ impl Told {
             verdict: check.verdict,
             reason: reason.map_or("", Reason::code),
             decisive: reason.is_some_and(Reason::is_decisive),
-            capability: check.capability,
+            capability: match check.verdict {
+                Verdict::Allowed | Verdict::Denied => check.capability,
+                Verdict::Refused | Verdict::Failed => None,
+            },
             syscall: check.syscall,
         }
     }
@@ -100,6 +104,8 @@ pub(super) struct Tally {
 pub(super) enum Kept {
     OneByOne,
     SampledOut,
+    /// The kernel did not report it: it was concluded from a check that was.
+    Concluded,
 }
 
 impl Tally {
@@ -152,6 +158,8 @@ impl OfPod {
             // A check the syscall gets along without is no denial an operator should look at.
             Verdict::Denied if !told.decisive => {}
             Verdict::Denied | Verdict::Refused => self.counts.denied += n,
+            // Nobody denied it.
+            Verdict::Failed => {}
         }
         if kept == Kept::SampledOut {
             self.counts.sampled_out += n;
@@ -159,10 +167,7 @@ impl OfPod {
     }
 
     fn capability(&mut self, told: &Told, pod: &PodRef, n: u64, last_ns: i64) {
-        // Not a check of its own: that one was counted when it passed.
-        if told.verdict == Verdict::Refused {
-            return;
-        }
+        let Some(capability) = told.capability else { return };
         let who = match &pod.container_id {
             Some(id) => Who::Container(id.clone()),
             None => Who::Role(pod.container.as_ref().into()),
@@ -177,7 +182,7 @@ impl OfPod {
         }
         let counts = self.capabilities.entry(who).or_default();
         let fresh = CapabilityCount { used: 0, denied: 0, last_ns, last_syscall: None };
-        let count = counts.entry(told.capability).or_insert(fresh);
+        let count = counts.entry(capability).or_insert(fresh);
         if told.verdict == Verdict::Allowed {
             count.used += n;
         } else {

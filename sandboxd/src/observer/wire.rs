@@ -19,6 +19,7 @@ impl From<&Check> for console::Check {
             Verdict::Allowed => console::check::Verdict::Allowed,
             Verdict::Denied => console::check::Verdict::Denied,
             Verdict::Refused => console::check::Verdict::Refused,
+            Verdict::Failed => console::check::Verdict::Failed,
         };
         let pod = check.pod.as_ref();
         Self {
@@ -29,8 +30,8 @@ impl From<&Check> for console::Check {
             comm: check.comm.to_string(),
             syscall: check.syscall.name().to_string(),
             argument: check.argument(),
-            capability: check.capability,
-            capability_name: names::capability(check.capability),
+            capability: check.capability.unwrap_or_default(),
+            capability_name: check.capability.map(names::capability).unwrap_or_default(),
             verdict: verdict.into(),
             caller_userns: inode(check.caller_userns),
             target_userns: inode(check.target_userns),
@@ -90,6 +91,7 @@ impl From<&Status> for console::Observer {
             sampled_out: status.sampled_out,
             history_bytes: status.history_bytes as u64,
             forgotten: status.forgotten,
+            failed: status.failed,
         }
     }
 }

@@ -102,18 +102,27 @@ pub fn is_denied(check: &Check) -> bool {
     matches!(check.verdict(), check::Verdict::Denied | check::Verdict::Refused)
 }
 
+/// Whether the daemon can say why: of what was denied or refused, and of what failed by itself.
+pub fn has_reason(check: &Check) -> bool {
+    is_denied(check) || check.verdict() == check::Verdict::Failed
+}
+
 pub fn verdict(check: &Check) -> &'static str {
     match check.verdict() {
         check::Verdict::Unspecified => "unknown",
         check::Verdict::Allowed => "allowed",
         check::Verdict::Denied => "denied",
         check::Verdict::Refused => "refused",
+        check::Verdict::Failed => "failed",
     }
 }
 
-/// The capability's name without its prefix, its number where the name is not known.
+/// The capability's name without its prefix, its number where the name is not known, nothing where none was asked.
 pub fn capability(check: &Check) -> String {
     if check.capability_name.is_empty() {
+        if has_reason(check) && check.verdict() != check::Verdict::Denied {
+            return String::new();
+        }
         return format!("cap {}", check.capability);
     }
     check.capability_name.trim_start_matches("CAP_").to_owned()

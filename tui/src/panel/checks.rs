@@ -184,7 +184,7 @@ pub fn row(buf: &mut Buffer, area: Rect, check: &Check, selected: bool, cx: &Con
     let (sign, style) = match check.verdict() {
         check::Verdict::Allowed => (glyphs.dot, theme.dim()),
         check::Verdict::Denied | check::Verdict::Refused => (glyphs.failed, theme.bad()),
-        check::Verdict::Unspecified => ("?", theme.warn()),
+        check::Verdict::Unspecified | check::Verdict::Failed => ("?", theme.warn()),
     };
     let fit = |value: &str, columns: usize| text::left(value, columns, glyphs.ellipsis) + "  ";
     let (pod, call) = widths(area.width);

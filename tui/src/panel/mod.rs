@@ -207,8 +207,8 @@ pub fn why_of_pod(id: &str, cx: &Context<'_>) -> Vec<Effect> {
 /// Opens the explanation of a check and asks for it where it is not here yet.
 pub fn why_of_check(seq: u64, cx: &Context<'_>) -> Vec<Effect> {
     let mut effects = vec![Effect::Open(Box::new(why::Why::check(seq)))];
-    let denied = cx.model.check(seq).is_some_and(crate::model::facts::is_denied);
-    if denied && !matches!(cx.answers.explained.get(&seq), Some(Ok(_))) {
+    let has_reason = cx.model.check(seq).is_some_and(crate::model::facts::has_reason);
+    if has_reason && !matches!(cx.answers.explained.get(&seq), Some(Ok(_))) {
         effects.push(Effect::Ask(Request::Explain { seq }));
     }
     effects

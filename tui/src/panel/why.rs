@@ -55,7 +55,7 @@ fn check_lines(seq: u64, lines: &mut Vec<Line<'static>>, width: u16, cx: &Contex
     };
     match (told.and_then(|told| told.explanation.as_ref()), answer) {
         (Some(explanation), _) => explained(explanation, lines, width, cx),
-        _ if !facts::is_denied(check) => heading("allowed: nothing to explain", false, lines, width, cx),
+        _ if !facts::has_reason(check) => heading("allowed: nothing to explain", false, lines, width, cx),
         (None, Some(Err(error))) => heading(&format!("no explanation: {error}"), true, lines, width, cx),
         (None, Some(Ok(_))) => {
             heading("the daemon has no explanation for this check", true, lines, width, cx);

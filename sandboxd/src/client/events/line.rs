@@ -148,6 +148,7 @@ fn verdict(check: &Check) -> &'static str {
         check::Verdict::Allowed => "allowed",
         check::Verdict::Denied => "DENIED",
         check::Verdict::Refused => "REFUSED",
+        check::Verdict::Failed => "failed",
     }
 }
 

@@ -59,6 +59,17 @@ impl View<'_> {
                  instead."
                     .to_string(),
             ),
+            Reason::SetnsProcessClosed { owner, .. } => (
+                format!(
+                    "{who} may not join the {} namespace through a pidfd: the process is one of {} that it may not \
+                     look into.",
+                    self.joined(),
+                    self.userns(*owner)
+                ),
+                "Give it descriptors of the namespaces instead of the process (/proc/PID/ns, \
+                 PIDFD_GET_*_NAMESPACE), or let a process that may trace the other one join."
+                    .to_string(),
+            ),
             Reason::MqueueWithoutOwnIpcns { owner, .. } => (
                 format!(
                     "{who} may not mount mqueue: its ipc namespace is owned by {}, not by the caller's user \
@@ -124,6 +135,7 @@ impl View<'_> {
                 ),
                 too_revealing_fix(fs_type, covering),
             ),
+            Reason::Failed(failure) => self.failed(failure),
             Reason::OtherUserns { target, .. } => (
                 format!(
                     "{who} may not {call}: that takes privilege in {}, which it does not have.",
@@ -142,7 +154,7 @@ impl View<'_> {
             Reason::Unknown => (
                 format!(
                     "{who} was denied {} in {call}; too little was read to tell why.",
-                    names::capability(self.check.capability)
+                    self.capability()
                 ),
                 "The observer's degradations name what this kernel does not show.".to_string(),
             ),

@@ -2,6 +2,7 @@
 
 use sandboxd_ebpf::Syscall;
 
+use crate::observer::failure::Failure;
 use crate::observer::reason::Reason;
 
 pub(super) fn of(reason: &Reason, syscall: Syscall) -> Vec<&'static str> {
@@ -18,6 +19,10 @@ pub(super) fn of(reason: &Reason, syscall: Syscall) -> Vec<&'static str> {
         Reason::MayMountDenied { .. } => vec!["fs/namespace.c: may_mount", "mount_namespaces(7)"],
         Reason::SetnsForeignNamespace { .. } => vec!["kernel/nsproxy.c: validate_nsset"],
         Reason::SetnsForeignUserns { .. } => vec!["kernel/user_namespace.c: userns_install"],
+        Reason::SetnsProcessClosed { .. } => {
+            vec!["kernel/nsproxy.c: validate_nsset", "kernel/ptrace.c: ptrace_may_access", "ptrace(2)"]
+        }
+        Reason::Failed(failure) => of_failure(failure),
         Reason::MqueueWithoutOwnIpcns { .. } => {
             vec!["ipc/mqueue.c: mqueue_init_fs_context", "fs/super.c: mount_capable", "ipc_namespaces(7)"]
         }
@@ -44,4 +49,41 @@ pub(super) fn of(reason: &Reason, syscall: Syscall) -> Vec<&'static str> {
     });
     sources.push("user_namespaces(7)");
     sources
+}
+
+fn of_failure(failure: &Failure) -> Vec<&'static str> {
+    match failure {
+        Failure::OwnUserns { .. } | Failure::UsernsThreads { .. } => {
+            vec!["kernel/user_namespace.c: userns_install"]
+        }
+        Failure::FsShared { .. } => {
+            vec!["kernel/user_namespace.c: userns_install", "fs/namespace.c: mntns_install", "clone(2)"]
+        }
+        Failure::PidnsNotBelow { .. } => vec!["kernel/pid_namespace.c: pidns_install", "pid_namespaces(7)"],
+        Failure::TimensThreads { .. } => {
+            vec!["kernel/time/namespace.c: timens_install", "time_namespaces(7)"]
+        }
+        Failure::BadArgument(_) => vec!["kernel/nsproxy.c: setns", "namespaces(7)"],
+        Failure::UnshareThreads { .. } => vec!["kernel/fork.c: check_unshare_flags"],
+        Failure::PidnsAlreadyUnshared => {
+            vec!["kernel/pid_namespace.c: copy_pid_ns, create_pid_namespace", "pid_namespaces(7)"]
+        }
+        Failure::NamespaceLimit { .. } => vec!["kernel/ucount.c: inc_ucount", "namespaces(7)"],
+        Failure::NestedTooDeep { .. } => {
+            vec!["kernel/user_namespace.c: create_user_ns", "kernel/pid_namespace.c: create_pid_namespace"]
+        }
+        Failure::UsernsInChroot { .. } => {
+            vec!["kernel/user_namespace.c: create_user_ns", "fs/namespace.c: current_chrooted"]
+        }
+        Failure::UsernsUnmapped { .. } => vec!["kernel/user_namespace.c: create_user_ns"],
+        Failure::FlagsLocked => {
+            vec!["fs/namespace.c: can_change_locked_flags, lock_mnt_tree", "mount_namespaces(7)"]
+        }
+        Failure::MountLocked { .. } => {
+            vec!["fs/namespace.c: has_locked_children, do_move_mount", "mount_namespaces(7)"]
+        }
+        Failure::BeforeChecks { .. } => vec!["seccomp(2)", "fs/namespace.c: path_mount (security_sb_mount)"],
+        Failure::SecurityModule { .. } => vec!["include/linux/lsm_hook_defs.h", "fs/namespace.c: path_mount"],
+        Failure::Ordinary { .. } => vec!["errno(3)"],
+    }
 }

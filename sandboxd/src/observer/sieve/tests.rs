@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use sandboxd_ebpf::CheckRecord;
+use sandboxd_ebpf::{CheckRecord, Outcome, call};
 use tokio::sync::broadcast::error::TryRecvError;
 
 use super::super::attribution::tests::keys;
@@ -18,13 +18,17 @@ const SECOND: u64 = 1_000_000_000;
 
 /// An observer that sees what it is fed with.
 fn fed(bounds: Bounds) -> (Observer, Sieve) {
+    fed_with(bounds, false)
+}
+
+fn fed_with(bounds: Bounds, results: bool) -> (Observer, Sieve) {
     let known = Arc::new(Attribution::default());
     for (pod, userns) in [("flood", 100), ("quiet", 101)] {
         known.upsert(keys(pod, &[(NsKind::User, userns, false)], &[]));
     }
     let settings = ObserverSettings { enabled: false, history: bounds, ..ObserverSettings::default() };
     let observer = Observer::start(&settings, known);
-    let sieve = Sieve::new(observer.shared.clone(), None, false);
+    let sieve = Sieve::new(observer.shared.clone(), None, results);
     (observer, sieve)
 }
 
@@ -121,4 +125,52 @@ fn subscribers_are_told_of_pods_whose_checks_were_only_counted() {
     assert_eq!(told.borrow().iter().map(PodId::as_str).collect::<Vec<_>>(), ["flood"]);
     feed(&mut sieve, [record()]);
     assert!(sieve.patience().is_some(), "told of within a second");
+}
+
+/// The end of a call with this errno; `state` is what it was.
+fn end(errno: i32, state: u32) -> CheckRecord {
+    CheckRecord {
+        ret: -errno,
+        valid: u32::MAX,
+        outcome: Outcome { call: state, ..Outcome::default() },
+        ..any()
+    }
+}
+
+#[test]
+fn a_failed_call_is_one_record_beside_its_checks() {
+    let (observer, mut sieve) = fed_with(Bounds::default(), true);
+    let passed = CheckRecord { ret: 0, fs_type: *b"tmpfs\0\0\0\0\0\0\0\0\0\0\0", ..record() };
+    let asked = 1 << call::ADMIN | 1 << call::MADE | 1 << call::REPORTED;
+    let failed = CheckRecord { fs_type: passed.fs_type, ..end(libc::EBUSY, asked | call::FAILURE) };
+    // A call that succeeds, one that is denied, one that passes its check and fails, one that is never asked.
+    feed(&mut sieve, [passed, end(0, asked), record(), end(libc::EPERM, asked | call::DENIED)]);
+    feed(&mut sieve, [passed, failed, CheckRecord { ret: -libc::ENOENT, ..end(0, call::FAILURE) }]);
+    let status = observer.status();
+    assert_eq!((status.seen, status.sampled_out), (5, 0));
+    assert_eq!((status.allowed, status.denied, status.failed), (2, 1, 2));
+    let all = observer.history(&CheckFilter::default());
+    let results: Vec<_> = all.iter().map(|check| (check.verdict, check.result)).collect();
+    let (allowed, denied, failed) = (Ended::Allowed, Ended::Denied, Ended::Failed);
+    let [ok, eperm, ebusy, enoent] = [0, libc::EPERM, libc::EBUSY, libc::ENOENT].map(Some);
+    let expected = [(allowed, ok), (denied, eperm), (allowed, ebusy), (failed, ebusy), (failed, enoent)];
+    assert_eq!(results, expected);
+    assert_eq!((all[3].capability, all[4].capability), (Some(21), None), "the last that was asked");
+    let denials = CheckFilter { denied_only: true, ..CheckFilter::default() };
+    assert_eq!(observer.history(&denials).len(), 1, "what nobody refused is no denial");
+    assert_eq!(of(&observer, "flood").denied, 1);
+}
+
+#[test]
+fn a_flood_of_failed_calls_is_counted() {
+    let (observer, mut sieve) = fed_with(Bounds::default(), true);
+    let boot = u64::try_from(now(ClockId::Boottime)).unwrap();
+    let failed = |n: u64| CheckRecord { time_ns: boot + n * 10_000, ..end(libc::EINVAL, call::FAILURE) };
+    feed(&mut sieve, (0..100_000).map(failed));
+    let status = observer.status();
+    assert_eq!(status.seen + status.sampled_out, 100_000);
+    assert_eq!((status.allowed, status.denied, status.failed), (0, 0, 100_000));
+    assert!(status.seen < 3_000, "{}", status.seen);
+    let told: u64 = observer.reasons().iter().map(|(.., n)| n).sum();
+    assert_eq!(told, 100_000);
 }
