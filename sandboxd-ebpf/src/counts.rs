@@ -146,5 +146,8 @@ pub const USAGE_MAP: &str = "USAGE";
 pub const USAGE_MOST: u32 = 8192;
 pub const WATCHED_MAP: &str = "WATCHED";
 pub const WATCHED_MOST: u32 = 1024;
+/// The global with the numbers of the system calls that map memory, and how many there is room for.
+pub const MEMORY_CALLS: &str = "MEMORY_CALLS";
+pub const MEMORY_CALLS_MOST: usize = 8;
 /// The global that switches the counting of usage on.
 pub const ALL_CAPABILITIES: &str = "ALL_CAPABILITIES";

@@ -9,8 +9,8 @@ use core::mem::{offset_of, size_of};
 mod counts;
 
 pub use counts::{
-    ALL_CAPABILITIES, Counters, FLOW_BURST, FLOW_EACH_NS, FLOWS_MAP, FLOWS_MOST, Flow, FlowKey, USAGE_MAP,
-    USAGE_MOST, Usage, UsageKey, WATCHED_MAP, WATCHED_MOST,
+    ALL_CAPABILITIES, Counters, FLOW_BURST, FLOW_EACH_NS, FLOWS_MAP, FLOWS_MOST, Flow, FlowKey, MEMORY_CALLS,
+    MEMORY_CALLS_MOST, USAGE_MAP, USAGE_MOST, Usage, UsageKey, WATCHED_MAP, WATCHED_MOST,
 };
 
 /// The ring buffer's size in bytes: a power of two and a multiple of the page size. Room for about 3,000

@@ -35,7 +35,9 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::macros::{btf_map, btf_tracepoint, fexit, kprobe, kretprobe};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext};
-use sandboxd_ebpf::{COMM_LEN, CheckRecord, Counters, FlowKey, INIT_USERNS, RING_BYTES, Syscall, valid};
+use sandboxd_ebpf::{
+    CAP_SYS_ADMIN, COMM_LEN, CheckRecord, Counters, FlowKey, INIT_USERNS, RING_BYTES, Syscall, valid,
+};
 
 use kernel::{Memory, Probed, Ptr, Regs, Typed};
 
@@ -137,9 +139,12 @@ struct Check<M: Memory> {
 fn report<M: Memory>(check: &Check<M>) {
     // SAFETY: a helper without arguments; never null in a tracing program.
     let task = Ptr::<Typed>::new(unsafe { bpf_get_current_task_btf() } as u64);
-    usage::count(task, check.capability, check.ret);
     let regs = Regs::of(task);
-    let Some(syscall) = kernel::gated(regs.number()) else { return };
+    let syscall = kernel::gated(regs.number());
+    if usage::is_on() && !counts_memory(check, syscall, &regs) {
+        usage::count(task, check.capability, check.ret);
+    }
+    let Some(syscall) = syscall else { return };
     if kernel::is_kernel_thread(task) {
         return;
     }
@@ -205,6 +210,20 @@ fn report<M: Memory>(check: &Check<M>) {
 fn is_memory_accounting<M: Memory>(check: &Check<M>, asked: &Asked, caller: u32, target: u32) -> bool {
     let about_namespaces = caller == INIT_USERNS && asked.flags & CLONE_NEWUSER == 0 && check.ret != 0;
     target == INIT_USERNS && !about_namespaces
+}
+
+/// Whether a check is one of those that are made for each mapping (cap_vm_enough_memory) and decide nothing: they would
+/// look as if every container used CAP_SYS_ADMIN, or was denied it, all the time.
+#[inline(always)]
+fn counts_memory<M: Memory>(check: &Check<M>, syscall: Option<Syscall>, regs: &Regs) -> bool {
+    if check.capability != CAP_SYS_ADMIN || kernel::inum_of_userns(check.target) != INIT_USERNS {
+        return false;
+    }
+    match syscall {
+        Some(fork) if is_fork(fork) => Asked::read(fork, regs).flags & (CLONE_NEW | CLONE_NEWTIME) == 0,
+        Some(_) => false,
+        None => usage::maps_memory(regs.number()),
+    }
 }
 
 #[inline(always)]

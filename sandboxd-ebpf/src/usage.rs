@@ -5,13 +5,17 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::{HashMap, PerCpuHashMap};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::btf_map;
-use sandboxd_ebpf::{USAGE_MOST, Usage, UsageKey, WATCHED_MOST};
+use sandboxd_ebpf::{MEMORY_CALLS_MOST, USAGE_MOST, Usage, UsageKey, WATCHED_MOST};
 
 use crate::kernel::{self, Ptr, Typed};
 
 /// Not 0: on.
 #[unsafe(no_mangle)]
 static ALL_CAPABILITIES: Global<u32> = Global::new(0);
+
+/// The numbers of the system calls that map memory.
+#[unsafe(no_mangle)]
+static MEMORY_CALLS: Global<[u32; MEMORY_CALLS_MOST]> = Global::new([u32::MAX; MEMORY_CALLS_MOST]);
 
 /// The mount namespaces of the containers; the daemon writes them.
 #[btf_map]
@@ -25,11 +29,14 @@ pub fn is_on() -> bool {
     ALL_CAPABILITIES.load() != 0
 }
 
+/// Outside of a syscall (the stack grows at a fault) the number is -1, and memory is the reason, too.
+#[inline(always)]
+pub fn maps_memory(number: u64) -> bool {
+    number == u64::MAX || MEMORY_CALLS.load().iter().any(|call| u64::from(*call) == number)
+}
+
 #[inline(always)]
 pub fn count(task: Ptr<Typed>, capability: u32, ret: i32) {
-    if !is_on() {
-        return;
-    }
     let Some(mntns) = kernel::inum(kernel::mntns(task), kernel::MNT_NS.load()) else { return };
     if WATCHED.get_ptr(mntns).is_none() {
         return;

@@ -12,8 +12,9 @@ use aya::programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use sandboxd_ebpf::{
     ALL_CAPABILITIES, ALTERNATIVES, CAP_CAPABLE, COUNTERS_MAP, Counters, FEXIT_PROGRAM, FLOWS_MAP,
-    KPROBE_PROGRAM, KRETPROBE_PROGRAM, MISSING, REGS_ARGS, REGS_NR, RESULTS_FROM, RESULTS_WANTED, RING_MAP,
-    SYS_EXIT, SYS_EXIT_PROGRAM, Syscall, TP_BTF_PROGRAM, UPID_SIZE, USAGE_MAP, WATCHED_MAP,
+    KPROBE_PROGRAM, KRETPROBE_PROGRAM, MEMORY_CALLS, MEMORY_CALLS_MOST, MISSING, REGS_ARGS, REGS_NR,
+    RESULTS_FROM, RESULTS_WANTED, RING_MAP, SYS_EXIT, SYS_EXIT_PROGRAM, Syscall, TP_BTF_PROGRAM, UPID_SIZE,
+    USAGE_MAP, WATCHED_MAP,
 };
 
 use super::btf::Btf;
@@ -150,6 +151,8 @@ fn attach_on(
     let (wanted, all) = (u32::from(results), u32::from(all_capabilities));
     loader.override_global(RESULTS_WANTED, &wanted, true);
     loader.override_global(ALL_CAPABILITIES, &all, true);
+    let memory_calls = memory_calls();
+    loader.override_global(MEMORY_CALLS, &memory_calls, true);
     if !all_capabilities {
         // Its memory is taken in advance.
         loader.map_max_entries(USAGE_MAP, 1).map_max_entries(WATCHED_MAP, 1);
@@ -311,6 +314,28 @@ fn number(syscall: Syscall) -> u32 {
         Syscall::Clone3 => libc::SYS_clone3,
     };
     u32::try_from(number).unwrap_or(MISSING)
+}
+
+/// The system calls in which the kernel accounts for new mappings (security_vm_enough_memory_mm).
+fn memory_calls() -> [u32; MEMORY_CALLS_MOST] {
+    let mut numbers = [MISSING; MEMORY_CALLS_MOST];
+    let calls = [
+        libc::SYS_mmap,
+        libc::SYS_mprotect,
+        libc::SYS_mremap,
+        libc::SYS_brk,
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        // Those of x86-64 that arm64 has only as flags of clone.
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_fork,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_vfork,
+    ];
+    for (to, call) in numbers.iter_mut().zip(calls) {
+        *to = u32::try_from(call).unwrap_or(MISSING);
+    }
+    numbers
 }
 
 /// An error with its sources on one line. The verifier's log can be pages long: its end says what it wants.
