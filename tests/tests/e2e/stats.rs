@@ -14,6 +14,7 @@ use sandboxd_api::cri::{
 };
 use sandboxd_tests::cri::Cri;
 use sandboxd_tests::e2e::E2e;
+use sandboxd_tests::patience::patient;
 use tokio::time::timeout;
 use tonic::{Code, Streaming};
 
@@ -166,7 +167,8 @@ fn check(metrics: &[Metric], keys: &BTreeMap<String, Vec<String>>) -> Result<()>
 }
 
 async fn next(events: &mut Streaming<ContainerEventResponse>) -> Result<ContainerEventResponse> {
-    let next = timeout(Duration::from_secs(10), events.message()).await.context("no event within 10 s")?;
+    let next =
+        timeout(patient(Duration::from_secs(10)), events.message()).await.context("no event in time")?;
     next?.context("the stream has ended")
 }
 
