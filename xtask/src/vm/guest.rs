@@ -190,6 +190,10 @@ fn disk(kernel: &Kernel, programs: &Programs, e2e: &[String]) -> Result<Tree> {
             tree.program(&stripped(&dir.join(name))?, &format!("/tests/{name}"))?;
         }
         tree.program(&stripped(program)?, "/tests/e2e")?;
+        // The tests have the path of their plugin from cargo.
+        let plugin = program.ancestors().nth(2).context("a test program without a profile's directory")?;
+        let plugin = plugin.join("cni-fault");
+        tree.program(&plugin, &plugin.to_string_lossy())?;
         let plugins = ["/usr/lib/cni", "/opt/cni/bin"].into_iter().map(Path::new);
         let plugins =
             plugins.into_iter().find(|dir| dir.join("bridge").exists()).context("no CNI plugins")?;
@@ -202,7 +206,7 @@ fn disk(kernel: &Kernel, programs: &Programs, e2e: &[String]) -> Result<Tree> {
         }
         let tests = if e2e.is_empty() { E2E.join(" ") } else { e2e.join(" ") };
         // The filter is a part of a name: without a second daemon "observer::" is not to mean "no_observer::".
-        let args = format!("--test-threads=2 --skip no_observer:: {tests}");
+        let args = format!("--test-threads=3 --skip no_observer:: {tests}");
         script.push_str(&format!(
             "SANDBOXD_TEST_PATIENCE={PATIENCE} SANDBOXD_BIN_DIR=/tests run flow /tests/e2e {args}\n"
         ));
