@@ -14,6 +14,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::cri::channel;
+use crate::patience::patient;
 
 /// The console service.
 #[derive(Debug, Clone)]
@@ -79,9 +80,9 @@ impl Watch {
     /// # Errors
     /// When none comes for ten seconds, or the stream ends.
     pub async fn next(&mut self) -> Result<Message> {
-        let response = timeout(Self::PATIENCE, self.stream.message())
+        let response = timeout(patient(Self::PATIENCE), self.stream.message())
             .await
-            .context("no message of the console stream in 10 s")??
+            .context("no message of the console stream in time")??
             .context("the console stream ended")?;
         response.message.context("an empty message in the console stream")
     }
@@ -100,6 +101,6 @@ impl Watch {
                 }
             }
         };
-        timeout(Self::PATIENCE, search).await.context("the change did not come in 10 s")?
+        timeout(patient(Self::PATIENCE), search).await.context("the change did not come in time")?
     }
 }

@@ -15,6 +15,8 @@ use tokio::net::UnixStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::patience::patient;
+
 /// Kubelet gives RunPodSandbox four minutes; nothing here should come near it.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -25,7 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 pub async fn channel(socket: &Path) -> Result<Channel> {
     let path = socket.to_path_buf();
     // The URI is never resolved: the connector goes to the socket.
-    let endpoint = Endpoint::from_static("http://sandboxd.invalid").timeout(DEADLINE);
+    let endpoint = Endpoint::from_static("http://sandboxd.invalid").timeout(patient(DEADLINE));
     endpoint
         .connect_with_connector(tower::service_fn(move |_: Uri| {
             let path = path.clone();

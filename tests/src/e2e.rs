@@ -10,6 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::bins;
 use crate::node::{Node, Options, report};
+use crate::patience::patient;
 use crate::skip::{self, Need};
 
 /// Nothing here takes longer on two busy cores.
@@ -81,8 +82,9 @@ impl E2e {
         let _turn = take_turn(self.turn)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let mut node = runtime.block_on(Node::start(self.options))?;
-        let limited =
-            async { tokio::time::timeout(LIMIT, test(&mut node)).await.context("the test took too long")? };
+        let limited = async {
+            tokio::time::timeout(patient(LIMIT), test(&mut node)).await.context("the test took too long")?
+        };
         let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(limited)));
         if !matches!(outcome, Ok(Ok(()))) {
             report(&format!("daemon's log of {name}"), &node.log_tail(80));

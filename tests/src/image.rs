@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
@@ -371,6 +372,23 @@ pub fn busybox_named(name: &str) -> Result<Image> {
 /// When the machine has no static busybox.
 pub fn busybox() -> Result<Image> {
     busybox_named(BUSYBOX)
+}
+
+/// The archive of [`busybox`], made once: packing it takes a debug build longer than many a test.
+///
+/// # Errors
+/// When the machine has no static busybox, or no room in its temporary directory.
+pub fn busybox_archive() -> Result<Arc<[u8]>> {
+    static MADE: Mutex<Option<Arc<[u8]>>> = Mutex::new(None);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(archive) = &*made {
+        return Ok(archive.clone());
+    }
+    let file = tempfile::NamedTempFile::new().context("making a temporary file")?;
+    busybox()?.write(file.path())?;
+    let archive: Arc<[u8]> = fs::read(file.path())?.into();
+    *made = Some(archive.clone());
+    Ok(archive)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod interrupt;
 pub mod leftovers;
 pub mod node;
 pub mod ns;
+pub mod patience;
 pub mod pod;
 pub mod proc;
 pub mod provoke;

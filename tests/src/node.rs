@@ -28,6 +28,7 @@ use crate::cni::{self, Subnet};
 use crate::console::Console;
 use crate::cri::Cri;
 use crate::leftovers::{self, Leftover, Scope};
+use crate::patience::patient;
 use crate::pod::Pod;
 use crate::sweep;
 
@@ -260,7 +261,7 @@ impl Node {
         let Some(mut child) = self.daemon.take() else { return Ok(()) };
         let pid = Pid::from_raw(i32::try_from(child.id())?);
         kill(pid, Signal::SIGTERM)?;
-        let end = Instant::now() + END_PATIENCE;
+        let end = Instant::now() + patient(END_PATIENCE);
         loop {
             if let Some(status) = child.try_wait()? {
                 ensure!(status.success(), "the daemon ended with {status} on SIGTERM");
@@ -269,7 +270,7 @@ impl Node {
             if Instant::now() > end {
                 child.kill()?;
                 child.wait()?;
-                bail!("the daemon still ran {} s after SIGTERM", END_PATIENCE.as_secs());
+                bail!("the daemon still ran {} s after SIGTERM", patient(END_PATIENCE).as_secs());
             }
             sleep(Duration::from_millis(5)).await;
         }
@@ -281,7 +282,7 @@ impl Node {
     /// When the image cannot be made or taken in.
     pub fn load_busybox(&self) -> Result<()> {
         let archive = self.path("busybox.tar");
-        crate::image::busybox()?.write(&archive)?;
+        fs::write(&archive, crate::image::busybox_archive()?)?;
         self.import(&archive)?;
         fs::remove_file(&archive).context("removing the image's archive")
     }
@@ -308,7 +309,7 @@ impl Node {
 
     /// What the pods left, once what is undone in the background had its time.
     pub async fn leftovers(&self) -> Vec<Leftover> {
-        let end = Instant::now() + SETTLE_PATIENCE;
+        let end = Instant::now() + patient(SETTLE_PATIENCE);
         loop {
             let found = leftovers::of_pods(&self.scope, self.daemon_pid());
             if found.is_empty() || Instant::now() > end {

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use crate::cni::tool;
 use crate::leftovers::{self, Leftover, Scope};
+use crate::patience::patient;
 use crate::proc;
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -45,7 +46,7 @@ pub fn everything(scope: &Scope) {
 
 /// Kills by the pids just read, children first, until none is left.
 fn kill_processes(scope: &Scope) {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + patient(Duration::from_secs(5));
     loop {
         let found = leftovers::processes(scope, None);
         if found.is_empty() || Instant::now() > end {

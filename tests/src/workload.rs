@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 
 use crate::cri::{Cri, channel};
 use crate::node::Node;
+use crate::patience::patient;
 use crate::pod::Pod;
 
 /// How long a container here may take to end by itself.
@@ -161,7 +162,7 @@ impl Kube {
     /// # Errors
     /// When it does not end in time.
     pub async fn ended(&self, id: &str) -> Result<ContainerStatus> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patient(PATIENCE);
         loop {
             let status = self.status(id).await?;
             if status.state() == ContainerState::ContainerExited {

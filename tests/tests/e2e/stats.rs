@@ -14,6 +14,7 @@ use sandboxd_api::cri::{
 };
 use sandboxd_tests::cri::Cri;
 use sandboxd_tests::e2e::E2e;
+use sandboxd_tests::patience::patient;
 use tokio::time::timeout;
 use tonic::{Code, Streaming};
 
@@ -166,7 +167,8 @@ fn check(metrics: &[Metric], keys: &BTreeMap<String, Vec<String>>) -> Result<()>
 }
 
 async fn next(events: &mut Streaming<ContainerEventResponse>) -> Result<ContainerEventResponse> {
-    let next = timeout(Duration::from_secs(10), events.message()).await.context("no event within 10 s")?;
+    let next =
+        timeout(patient(Duration::from_secs(10)), events.message()).await.context("no event in time")?;
     next?.context("the stream has ended")
 }
 
@@ -202,7 +204,7 @@ fn what_happens_to_a_pod_is_told_in_order() {
     });
 }
 
-/// A file of a v1 controller in a pod's own cgroup.
+/// A file of a v1 controller, or of the one hierarchy ("") of v2, in a pod's own cgroup.
 async fn cgroup_file(cri: &Cri, id: &str, controller: &str, file: &str) -> Result<PathBuf> {
     let info = cri.info(id).await?;
     let cgroup = info["cgroup"].as_str().context("no cgroup")?;
@@ -246,6 +248,12 @@ fn a_pods_limits_change_all_together_or_not_at_all() {
             let shares = cgroup_file(&cri, &id, "cpu", "cpu.shares").await?;
             ensure!(std::fs::read_to_string(shares)?.trim() == "512");
             let memory = cgroup_file(&cri, &id, "memory", "memory.limit_in_bytes").await?;
+            ensure!(std::fs::read_to_string(memory)?.trim() == (64 << 20).to_string());
+        } else {
+            // Half of the default of 1024 shares; that is a weight of 100.
+            let weight = cgroup_file(&cri, &id, "", "cpu.weight").await?;
+            ensure!(std::fs::read_to_string(weight)?.trim() == "59");
+            let memory = cgroup_file(&cri, &id, "", "memory.max").await?;
             ensure!(std::fs::read_to_string(memory)?.trim() == (64 << 20).to_string());
         }
         cri.stop(&id).await?;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use sandboxd_tests::node::Options;
+use sandboxd_tests::patience::patient;
 use serde_json::json;
 use tonic::{Code, Status};
 
@@ -25,9 +26,10 @@ pub fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, words:
 
 /// Asks until the answer is yes.
 pub async fn eventually(what: &str, mut yes: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(10);
+    let patience = patient(Duration::from_secs(10));
+    let end = Instant::now() + patience;
     while !yes().await? {
-        ensure!(Instant::now() < end, "not within 10 s: {what}");
+        ensure!(Instant::now() < end, "not within {} s: {what}", patience.as_secs());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())

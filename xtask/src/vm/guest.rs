@@ -23,6 +23,16 @@ pub struct Programs {
     pub e2e: Option<PathBuf>,
 }
 
+impl Programs {
+    /// How many runs there are of them.
+    pub fn count(&self) -> usize {
+        self.observer.as_ref().map_or(0, |_| RUNGS.len()) + self.e2e.iter().len()
+    }
+}
+
+/// What these kernels have of the observer's ladder.
+const RUNGS: [&str; 2] = ["fexit", "kprobe"];
+
 /// What a machine boots from.
 #[derive(Debug)]
 pub struct Guest {
@@ -49,8 +59,20 @@ const MODULES: [&str; 13] = [
     "xt_nat",
 ];
 /// Tools that the tests and the plugins run.
-const TOOLS: [&str; 10] =
-    ["unshare", "nsenter", "ip", "iptables", "ip6tables", "mount", "umount", "modprobe", "setpriv", "perl"];
+const TOOLS: [&str; 12] = [
+    "unshare",
+    "nsenter",
+    "ip",
+    "iptables",
+    "ip6tables",
+    "iptables-save",
+    "ip6tables-save",
+    "mount",
+    "umount",
+    "modprobe",
+    "setpriv",
+    "perl",
+];
 const APPLETS: [&str; 34] = [
     "cat",
     "ls",
@@ -92,14 +114,17 @@ const PLUGINS: [&str; 5] = ["bridge", "host-local", "loopback", "portmap", "fire
 /// containers, restarts.
 const E2E: [&str; 7] =
     ["ownership::", "network_first::", "lifecycle::", "observer::", "stats::", "containers::", "restart::"];
+/// By how much the tests wait longer: two emulated processors take ten times as long as real ones, and more where
+/// those are shared.
+const PATIENCE: u32 = 6;
 const DISK_SIZE: &str = "1500M";
 
 /// Puts it together.
-pub fn assemble(kernel: &Kernel, programs: &Programs, flow: bool, e2e: &[String]) -> Result<Guest> {
+pub fn assemble(kernel: &Kernel, programs: &Programs, e2e: &[String]) -> Result<Guest> {
     let at = |name: &str| run::target().join("vm").join(format!("{}-{name}", kernel.version));
     let guest = Guest { initramfs: at("initramfs.cpio"), disk: at("disk.img") };
     initramfs(kernel)?.write_cpio(&guest.initramfs)?;
-    disk(kernel, programs, flow, e2e)?.write_disk(&guest.disk, DISK_SIZE)?;
+    disk(kernel, programs, e2e)?.write_disk(&guest.disk, DISK_SIZE)?;
     Ok(guest)
 }
 
@@ -123,7 +148,7 @@ fn initramfs(kernel: &Kernel) -> Result<Tree> {
     Ok(tree)
 }
 
-fn disk(kernel: &Kernel, programs: &Programs, flow: bool, e2e: &[String]) -> Result<Tree> {
+fn disk(kernel: &Kernel, programs: &Programs, e2e: &[String]) -> Result<Tree> {
     let mut tree = Tree::default();
     for dir in ["proc", "sys", "dev", "run", "tmp", "var/lib", "etc", "root", "mnt", "usr/bin"] {
         tree.directory(dir);
@@ -153,18 +178,22 @@ fn disk(kernel: &Kernel, programs: &Programs, flow: bool, e2e: &[String]) -> Res
     }
     if let Some(observer) = &programs.observer {
         tree.program(&stripped(observer)?, "/tests/observer_live")?;
-        for rung in ["fexit", "kprobe"] {
+        for rung in RUNGS {
             script.push_str(&format!(
                 "SANDBOXD_TEST_RESULTS=fexit SANDBOXD_TEST_RUNG={rung} run 'observer through {rung}' \
                  /tests/observer_live --test-threads=1\n"
             ));
         }
     }
-    if let (true, Some(dir), Some(program)) = (flow, &programs.dir, &programs.e2e) {
+    if let (Some(dir), Some(program)) = (&programs.dir, &programs.e2e) {
         for name in ["sandboxd", "sandboxd-shim", "sandboxd-tui"] {
             tree.program(&stripped(&dir.join(name))?, &format!("/tests/{name}"))?;
         }
         tree.program(&stripped(program)?, "/tests/e2e")?;
+        // The tests have the path of their plugin from cargo.
+        let plugin = program.ancestors().nth(2).context("a test program without a profile's directory")?;
+        let plugin = plugin.join("cni-fault");
+        tree.program(&plugin, &plugin.to_string_lossy())?;
         let plugins = ["/usr/lib/cni", "/opt/cni/bin"].into_iter().map(Path::new);
         let plugins =
             plugins.into_iter().find(|dir| dir.join("bridge").exists()).context("no CNI plugins")?;
@@ -177,8 +206,10 @@ fn disk(kernel: &Kernel, programs: &Programs, flow: bool, e2e: &[String]) -> Res
         }
         let tests = if e2e.is_empty() { E2E.join(" ") } else { e2e.join(" ") };
         // The filter is a part of a name: without a second daemon "observer::" is not to mean "no_observer::".
-        let args = format!("--test-threads=2 --skip no_observer:: {tests}");
-        script.push_str(&format!("SANDBOXD_BIN_DIR=/tests run flow /tests/e2e {args}\n"));
+        let args = format!("--test-threads=3 --skip no_observer:: {tests}");
+        script.push_str(&format!(
+            "SANDBOXD_TEST_PATIENCE={PATIENCE} SANDBOXD_BIN_DIR=/tests run flow /tests/e2e {args}\n"
+        ));
     }
     script.push_str("poweroff -f\n");
     tree.file("/init", 0o755, script.into_bytes());

@@ -117,8 +117,7 @@ fn by_descriptor(parts: &Parts, base: Option<&Path>) -> Result<OwnedFd, Unable> 
     for (i, lower) in parts.lowers.iter().enumerate() {
         match fsconfig_set_fd(context, "lowerdir+", lower.dir.as_fd()) {
             Ok(()) => {}
-            // Before 6.13; or before 6.15 for mounts that are attached nowhere.
-            Err(Errno::INVAL | Errno::BADF) if i == 0 => return Err(Unable::NotKnown),
+            Err(errno) if i == 0 && takes_no_descriptors(errno) => return Err(Unable::NotKnown),
             Err(errno) => return Err(refused(Some(context), errno)),
         }
     }
@@ -137,6 +136,12 @@ fn by_descriptor(parts: &Parts, base: Option<&Path>) -> Result<OwnedFd, Unable> 
     }
     fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
         .map_err(|errno| refused(Some(context), errno))
+}
+
+/// Whether this is how a kernel refuses the first layer's descriptor that wants paths: INVAL or BADF before 6.13, and
+/// before 6.15 for mounts that are attached nowhere; OPNOTSUPP before 6.5, whose overlayfs is of the old mount API.
+pub(super) fn takes_no_descriptors(errno: Errno) -> bool {
+    matches!(errno, Errno::INVAL | Errno::BADF | Errno::OPNOTSUPP)
 }
 
 /// What the kernel says about a file system that it refused.

@@ -220,6 +220,15 @@ fn kernels_without_layers_by_descriptor_get_them_by_path() {
     }
 }
 
+/// What fsconfig(2) says to a descriptor: Linux 6.1, of whose mount API overlayfs is not; 6.12; and 6.14.
+#[test]
+fn each_way_of_taking_no_descriptors_is_known() {
+    for errno in [Errno::OPNOTSUPP, Errno::INVAL, Errno::BADF] {
+        assert!(overlay::takes_no_descriptors(errno), "{errno:?}");
+    }
+    assert!(!overlay::takes_no_descriptors(Errno::PERM) && !overlay::takes_no_descriptors(Errno::NOMEM));
+}
+
 #[test]
 fn an_image_as_a_volume_is_read_only() {
     if !root_only() {
