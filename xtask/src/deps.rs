@@ -108,6 +108,15 @@ const GUEST: Need = Need {
     packages: &["dash", "e2fsprogs", "binutils", "xz-utils", "util-linux"],
 };
 
+const CRUN: Need = Need {
+    what: "crun",
+    why: "the tests of OCI runtimes in virtual machines",
+    present: || run::on_path("crun").is_some(),
+    packages: &["crun"],
+};
+/// To try OCI runtimes there.
+pub const OCI: [&Need; 2] = [&RUNC, &CRUN];
+
 /// To boot other kernels.
 pub const VM: [&Need; 11] =
     [&LINKER, &PKG_CONFIG, &LIBSECCOMP, &EBPF, &CNI, &IPTABLES, &IPROUTE, &QEMU, &BUSYBOX, &KMOD, &GUEST];

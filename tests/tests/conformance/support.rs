@@ -51,10 +51,17 @@ fn in_pod(userns: bool, test: &impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
     staged(E2e::default(), userns, "", test);
 }
 
-/// Runs a test twice, in pods of the handler `runc`.
-pub fn both_on_runc(test: impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
+/// The handler whose runtime is tried: runc, or the one that SANDBOXD_TEST_OCI names.
+pub fn oci() -> String {
+    std::env::var("SANDBOXD_TEST_OCI").unwrap_or_else(|_| "runc".to_owned())
+}
+
+/// Runs a test twice, in pods of the handler of an OCI runtime.
+pub fn both_on_oci(test: impl AsyncFn(&mut Stage<'_>) -> Result<()>) {
+    let handler = oci();
     for userns in [true, false] {
-        staged(E2e::default().needs(Need::Runc), userns, "runc", &test);
+        let e2e = if handler == "runc" { E2e::default().needs(Need::Runc) } else { E2e::default() };
+        staged(e2e, userns, &handler, &test);
     }
 }
 

@@ -21,12 +21,19 @@ pub struct Programs {
     pub dir: Option<PathBuf>,
     /// The end-to-end tests.
     pub e2e: Option<PathBuf>,
+    /// The conformance tests, of which those of OCI runtimes are run.
+    pub conformance: Option<PathBuf>,
 }
+
+/// The runtimes that they are run with.
+const RUNTIMES: [&str; 2] = ["runc", "crun"];
 
 impl Programs {
     /// How many runs there are of them.
     pub fn count(&self) -> usize {
-        self.observer.as_ref().map_or(0, |_| RUNGS.len()) + self.e2e.iter().len()
+        self.observer.as_ref().map_or(0, |_| RUNGS.len())
+            + self.e2e.iter().len()
+            + self.conformance.as_ref().map_or(0, |_| RUNTIMES.len())
     }
 }
 
@@ -210,6 +217,16 @@ fn disk(kernel: &Kernel, programs: &Programs, e2e: &[String]) -> Result<Tree> {
         script.push_str(&format!(
             "SANDBOXD_TEST_PATIENCE={PATIENCE} SANDBOXD_BIN_DIR=/tests run flow /tests/e2e {args}\n"
         ));
+        if let Some(conformance) = &programs.conformance {
+            tree.program(&stripped(conformance)?, "/tests/conformance")?;
+            for runtime in RUNTIMES {
+                tree.tool(runtime)?;
+                script.push_str(&format!(
+                    "SANDBOXD_TEST_OCI={runtime} SANDBOXD_TEST_PATIENCE={PATIENCE} SANDBOXD_BIN_DIR=/tests \
+                     run {runtime} /tests/conformance --test-threads=3 handlers::\n"
+                ));
+            }
+        }
     }
     script.push_str("poweroff -f\n");
     tree.file("/init", 0o755, script.into_bytes());

@@ -35,15 +35,25 @@ pub struct Options {
     /// The end-to-end tests whose names contain one of these, instead of the usual ones.
     #[arg(long)]
     e2e: Vec<String>,
+    /// The conformance tests of OCI runtimes too, with runc and with crun, which is of use on cgroup v2 alone.
+    #[arg(long, conflicts_with = "only_observer")]
+    oci: bool,
     /// Seconds that one boot with its tests may take.
     #[arg(long, default_value_t = PATIENCE)]
     patience: u64,
 }
 
-/// As a part of all the tests: everything.
+/// As a part of all the tests: everything but the OCI runtimes.
 impl Default for Options {
     fn default() -> Self {
-        Self { kernel: None, only_observer: false, only_flow: false, e2e: Vec::new(), patience: PATIENCE }
+        Self {
+            kernel: None,
+            only_observer: false,
+            only_flow: false,
+            e2e: Vec::new(),
+            oci: false,
+            patience: PATIENCE,
+        }
     }
 }
 
@@ -82,6 +92,10 @@ pub fn vm_test(options: &Options) -> Result<()> {
             None => build::release()?,
         });
         programs.e2e = Some(test_program(&["-p", "sandboxd-tests"], "e2e")?);
+        if options.oci {
+            deps::ensure(&deps::OCI)?;
+            programs.conformance = Some(test_program(&["-p", "sandboxd-tests"], "conformance")?);
+        }
     }
     let mut failed = Vec::new();
     for choice in kernels {
