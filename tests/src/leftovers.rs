@@ -159,6 +159,21 @@ fn names(dir: &Path) -> Vec<String> {
     entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
+/// A process that has a directory in its environment, for tests.
+#[cfg(test)]
+pub fn sleeper(dir: &Path) -> std::process::Child {
+    let child = std::process::Command::new("sleep").arg("60").env("D", dir).spawn().unwrap();
+    // execve(2) lets the parent go on before the child's environment can be read.
+    let environ = format!("/proc/{}/environ", child.id());
+    for _ in 0..500 {
+        if fs::read(&environ).is_ok_and(|bytes| !bytes.is_empty()) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    child
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,7 +207,7 @@ mod tests {
     #[test]
     fn a_process_with_the_directory_in_its_environment_is_found() {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("sleep").arg("60").env("D", dir.path()).spawn().unwrap();
+        let mut child = sleeper(dir.path());
         let pid = i32::try_from(child.id()).unwrap();
         let found = processes(&scope(dir.path()), None);
         let spared = processes(&scope(dir.path()), Some(pid));

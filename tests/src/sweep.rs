@@ -219,7 +219,7 @@ mod tests {
         let cgroup =
             leftovers::cgroup_dirs("").into_iter().find(|d| d.join("cgroup.procs").exists()).unwrap();
         fs::create_dir_all(cgroup.join(&name).join("pod")).unwrap();
-        let mut child = std::process::Command::new("sleep").arg("60").env("D", &dir).spawn().unwrap();
+        let mut child = leftovers::sleeper(&dir);
 
         let found = leftovers::of_pods(&scope, None);
         everything(&scope);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use sandboxd_tests::image;
+use sandboxd_tests::image::{self, Layer};
 use sandboxd_tests::node::Node;
 use sandboxd_tests::proc;
 use sandboxd_tests::workload::{Kube, Request, Sandbox};
@@ -13,8 +13,10 @@ use crate::report::Report;
 use crate::stats::Series;
 
 const WARM_UP: u32 = 3;
-/// Bytes that the container of the log's figure writes.
-const LOGGED: u64 = 256 << 20;
+/// The image of the log's figure, about how much each of its files holds, and how often one is written.
+const LINES: &str = "sandboxd.test/lines:1";
+const FILE: usize = 16 << 20;
+const TIMES: usize = 32;
 
 /// One container after the other in a userns pod: create, start, exec, stop, remove.
 pub async fn one_by_one(node: &Node, rounds: u32, report: &mut Report) -> Result<()> {
@@ -63,29 +65,39 @@ pub async fn one_by_one(node: &Node, rounds: u32, report: &mut Report) -> Result
     for (name, series) in rows {
         report.row(name, "ms", series);
     }
-    log(&kube, &pod, report).await?;
+    log(node, &kube, &pod, report).await?;
     kube.cri.remove(&pod.id).await?;
     Ok(())
 }
 
-/// Bytes of a container's output a second, until the last line is in the log.
-async fn log(kube: &Kube, pod: &Sandbox, report: &mut Report) -> Result<()> {
+/// Bytes of a container's output a second, until the last line is in the log: `cat` of a file, over and over.
+async fn log(node: &Node, kube: &Kube, pod: &Sandbox, report: &mut Report) -> Result<()> {
     report.group("Log of a container");
-    for (name, line) in [("lines of 100 bytes", 100u64), ("lines of 4,000 bytes", 4000)] {
+    let lengths = [("lines of 100 bytes", 100), ("lines of 4,000 bytes", 4000)];
+    let mut layer = Layer::default();
+    for (_, length) in lengths {
+        let lines = format!("{}\n", "x".repeat(length - 1)).repeat(FILE / length);
+        layer = layer.file(&format!("lines{length}"), 0o644, (0, 0), lines);
+    }
+    let archive = node.path("lines.tar");
+    image::busybox_named(LINES)?.layer(layer).write(&archive)?;
+    node.import(&archive)?;
+    std::fs::remove_file(&archive)?;
+    for (name, length) in lengths {
         let mut series = Series::default();
+        let logged = (FILE / length * length * TIMES) as u64;
         for round in 0..3 {
-            let text = "x".repeat(usize::try_from(line - 1)?);
-            let script = format!("yes {text} | head -c {LOGGED}");
-            let request = Request::new(&format!("log{line}-{round}"), image::BUSYBOX).sh(&script);
+            let script = format!("for i in $(seq {TIMES}); do cat /lines{length}; done");
+            let request = Request::new(&format!("log{length}-{round}"), LINES).sh(&script);
             let id = kube.run(pod, request).await?;
             let begun = Instant::now();
             let status = kube.ended(&id).await?;
             let took = begun.elapsed();
             ensure!(status.exit_code == 0, "{status:?}");
             let written = std::fs::metadata(&status.log_path)?.len();
-            ensure!(written > LOGGED, "only {written} bytes in the log");
+            ensure!(written > logged, "only {written} bytes in the log");
             #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-            series.push(LOGGED as f64 / 1e6 / took.as_secs_f64());
+            series.push(logged as f64 / 1e6 / took.as_secs_f64());
             kube.remove(&id).await?;
             std::fs::remove_file(&status.log_path)?;
         }
