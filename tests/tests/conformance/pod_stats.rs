@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use sandboxd_api::cri::{
-    ContainerStats, ContainerStatsRequest, LinuxPodSandboxStats, ListPodSandboxStatsRequest, NetworkUsage,
-    PodSandboxStats, PodSandboxStatsFilter, PodSandboxStatsRequest, PsiData, PsiStats,
+    ContainerStats, ContainerStatsRequest, LinuxPodSandboxStats, ListPodSandboxStatsRequest, MemoryUsage,
+    NetworkUsage, PodSandboxStats, PodSandboxStatsFilter, PodSandboxStatsRequest, PsiData, PsiStats,
     StreamPodSandboxStatsRequest, UInt64Value,
 };
 use sandboxd_tests::cni::tool;
@@ -61,7 +61,16 @@ fn a_pod_uses_what_its_containers_use() {
         made(stage, &id, "/done").await?;
         let first = of_pod(stage).await?.cpu.context("no cpu")?;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let (container, pod) = (of_container(stage, &id).await?, of_pod(stage).await?);
+        let (mut container, mut pod) = (of_container(stage, &id).await?, of_pod(stage).await?);
+        // memory.stat may be two seconds old (mem_cgroup_flush_stats_ratelimited), unlike the usage.
+        for _ in 0..10 {
+            let of = |memory: &Option<MemoryUsage>| number(memory.as_ref().context("no memory")?.rss_bytes);
+            if of(&container.memory)?.min(of(&pod.memory)?) >= 32 << 20 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            (container, pod) = (of_container(stage, &id).await?, of_pod(stage).await?);
+        }
         let after = now()?;
 
         let cpu = pod.cpu.context("no cpu")?;
