@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 
 use aya_ebpf::Global;
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_task_pt_regs};
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_task_pt_regs, generated};
 use sandboxd_ebpf::{MISSING, Syscall};
 
 macro_rules! declare {
@@ -27,6 +27,9 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// How memory of the kernel is read.
 pub trait Memory: Copy {
+    /// Whether an address that is none reads as 0.
+    const ANY_ADDRESS: bool;
+
     /// # Safety
     /// `address` is in a structure of the kernel; it may be a bad one.
     unsafe fn u32(address: u64) -> u32;
@@ -40,6 +43,8 @@ pub trait Memory: Copy {
 pub struct Typed;
 
 impl Memory for Typed {
+    const ANY_ADDRESS: bool = false;
+
     #[inline(always)]
     unsafe fn u32(address: u64) -> u32 {
         // SAFETY: a load through a BTF pointer: the verifier checks type and offset, the kernel faults.
@@ -58,16 +63,23 @@ impl Memory for Typed {
 pub struct Probed;
 
 impl Memory for Probed {
+    const ANY_ADDRESS: bool = true;
+
     #[inline(always)]
     unsafe fn u32(address: u64) -> u32 {
-        // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel(address as *const u32) }.unwrap_or(0)
+        let mut value = 0u32;
+        // SAFETY: the helper checks the address, and writes zeroes where it cannot read. Its result is not looked at:
+        // each branch on it would double what a verifier has to follow from there.
+        unsafe { generated::bpf_probe_read_kernel((&raw mut value).cast(), 4, address as *const _) };
+        value
     }
 
     #[inline(always)]
     unsafe fn u64(address: u64) -> u64 {
-        // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
+        let mut value = 0u64;
+        // SAFETY: as above.
+        unsafe { generated::bpf_probe_read_kernel((&raw mut value).cast(), 8, address as *const _) };
+        value
     }
 }
 
@@ -102,16 +114,30 @@ impl<M: Memory> Ptr<M> {
         self.0 == 0
     }
 
+    /// Null, where that is to be looked at. The helper reads zeroes from there anyway.
+    #[inline(always)]
+    fn is_refused(self) -> bool {
+        !M::ANY_ADDRESS && self.is_null()
+    }
+
     /// The structure inside this one at `offset`; null when this kernel has no such member.
     #[inline(always)]
     pub fn inside(self, offset: u32) -> Self {
-        if offset == MISSING || self.0 == 0 { Self::new(0) } else { Self::new(self.0 + u64::from(offset)) }
+        if offset == MISSING || self.is_refused() {
+            Self::new(0)
+        } else {
+            Self::new(self.0 + u64::from(offset))
+        }
     }
 
     /// The structure that has this one at `offset`.
     #[inline(always)]
     pub fn around(self, offset: u32) -> Self {
-        if offset == MISSING || self.0 == 0 { Self::new(0) } else { Self::new(self.0 - u64::from(offset)) }
+        if offset == MISSING || self.is_refused() {
+            Self::new(0)
+        } else {
+            Self::new(self.0 - u64::from(offset))
+        }
     }
 
     /// The pointer in a slot of the array that this one points to.
@@ -135,7 +161,7 @@ impl<M: Memory> Ptr<M> {
     /// The eight bytes at `offset`; `None` when this kernel has no such member.
     #[inline(always)]
     pub fn read_u64(self, offset: u32) -> Option<u64> {
-        if offset == MISSING || self.0 == 0 {
+        if offset == MISSING || self.is_refused() {
             return None;
         }
         // SAFETY: as in `follow`.
@@ -145,7 +171,7 @@ impl<M: Memory> Ptr<M> {
     /// The four bytes at `offset`; `None` when this kernel has no such member.
     #[inline(always)]
     pub fn read_u32(self, offset: u32) -> Option<u32> {
-        if offset == MISSING || self.0 == 0 {
+        if offset == MISSING || self.is_refused() {
             return None;
         }
         // SAFETY: as in `follow`.
