@@ -15,9 +15,11 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -32,6 +34,7 @@ pub struct Pty {
     terminal: OwnedFd,
     child: Child,
     screen: Arc<Mutex<vt100::Parser<Clipboard>>>,
+    written: Arc<AtomicU64>,
     config: tempfile::TempDir,
 }
 
@@ -61,6 +64,10 @@ impl Pty {
     pub fn sized<A: AsRef<OsStr>>(program: &Path, args: &[A], columns: u16, rows: u16) -> Self {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).unwrap();
+        // A program that had the other side too would not be hung up when whoever reads it is gone.
+        for side in [&pty.master, &pty.slave] {
+            fcntl(side, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+        }
         let config = tempfile::tempdir().unwrap();
         let stdio = || Stdio::from(pty.slave.try_clone().unwrap());
         let child = Command::new("setsid")
@@ -81,13 +88,16 @@ impl Pty {
         let screen = Arc::new(Mutex::new(parser));
         let mut output = File::from(pty.master.try_clone().unwrap());
         let parser = Arc::clone(&screen);
+        let written = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&written);
         std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
+            let mut buffer = [0; 65_536];
             while let Ok(read) = output.read(&mut buffer) {
+                count.fetch_add(read as u64, Ordering::Relaxed);
                 lock(&parser).process(&buffer[..read]);
             }
         });
-        Self { keys: File::from(pty.master), terminal: pty.slave, child, screen, config }
+        Self { keys: File::from(pty.master), terminal: pty.slave, child, screen, written, config }
     }
 
     /// The program's pid: it takes the place of what starts its session.
@@ -98,6 +108,11 @@ impl Pty {
     /// `XDG_CONFIG_HOME` of the program: a directory of its own, so that it neither reads nor writes the developer's.
     pub fn config(&self) -> &Path {
         self.config.path()
+    }
+
+    /// Bytes that the program has written to its terminal.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// The screen as text.

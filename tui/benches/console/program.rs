@@ -1,14 +1,9 @@
 //! The real program on a pseudo-terminal, watching a simulated daemon over its socket: what it takes of a core.
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::pty::{Winsize, openpty};
+use sandboxd_pty::Pty;
 use sandboxd_sim::{Sim, world};
 
 use crate::PODS;
@@ -17,41 +12,17 @@ use crate::figures::Figures;
 /// Checks a second, told for a while before anything is measured.
 const RATE: u64 = 1_000;
 
-struct Program {
-    keys: File,
-    child: Child,
-    written: Arc<AtomicU64>,
-}
+struct Program(Pty);
 
 impl Program {
     fn start(endpoint: &Path, width: u16, height: u16) -> Self {
-        let size = Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(&size, None).unwrap();
-        let stdio = || Stdio::from(pty.slave.try_clone().unwrap());
-        let child = Command::new("setsid")
-            .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_sandboxd-tui"), "--endpoint"])
-            .arg(endpoint)
-            .env("TERM", "xterm-256color")
-            .stdin(stdio())
-            .stdout(stdio())
-            .stderr(stdio())
-            .spawn()
-            .unwrap();
-        let written = Arc::new(AtomicU64::new(0));
-        let mut output = File::from(pty.master.try_clone().unwrap());
-        let count = Arc::clone(&written);
-        std::thread::spawn(move || {
-            let mut buffer = [0; 65_536];
-            while let Ok(read) = output.read(&mut buffer) {
-                count.fetch_add(read as u64, Ordering::Relaxed);
-            }
-        });
-        Self { keys: File::from(pty.master), child, written }
+        let args = ["--endpoint".as_ref(), endpoint.as_os_str()];
+        Self(Pty::sized(Path::new(env!("CARGO_BIN_EXE_sandboxd-tui")), &args, width, height))
     }
 
     /// Nanoseconds on a CPU so far, of all threads (proc(5), schedstat).
     fn on_cpu(&self) -> u64 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.pid())).unwrap();
         let of = |task: std::fs::DirEntry| {
             let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
             stat.split_whitespace().next()?.parse::<u64>().ok()
@@ -60,25 +31,18 @@ impl Program {
     }
 
     fn resident_kib(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// Percent of one core over so many seconds, and kilobytes written to the terminal a second.
     async fn share(&self, seconds: u64) -> (f64, f64) {
-        let (before, written, began) = (self.on_cpu(), self.written.load(Ordering::Relaxed), Instant::now());
+        let (before, written, began) = (self.on_cpu(), self.0.written(), Instant::now());
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         let took = began.elapsed().as_secs_f64();
-        let bytes = self.written.load(Ordering::Relaxed) - written;
+        let bytes = self.0.written() - written;
         ((self.on_cpu() - before) as f64 / took / 1e7, bytes as f64 / 1_000.0 / took)
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        drop(self.keys.write_all(b"q"));
-        drop(self.child.wait());
     }
 }
 
@@ -89,11 +53,11 @@ pub async fn measure(seconds: u64, figures: &mut Figures) {
         let sim = Sim::start(&dir.path().join("console.sock"), world::node("busy", PODS));
         let mut program = Program::start(&sim.socket, 200, 60);
         let began = Instant::now();
-        while program.written.load(Ordering::Relaxed) < 5_000 {
+        while program.0.written() < 5_000 {
             assert!(began.elapsed() < Duration::from_secs(20), "the console draws nothing");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        program.keys.write_all(view.as_bytes()).unwrap();
+        program.0.press(view.as_bytes());
         tokio::time::sleep(Duration::from_secs(2)).await;
         let name = if view == "1" { "pods" } else { "checks" };
         let samples = usize::try_from(seconds).unwrap();
@@ -109,7 +73,8 @@ pub async fn measure(seconds: u64, figures: &mut Figures) {
         flood.abort();
         let row = format!("{name}: {RATE} checks a second");
         figures.row(&row, "", [share, out, program.resident_kib() / 1024.0], samples);
-        drop(program);
+        program.0.press(b"q");
+        program.0.ended();
         sim.stop().await;
     }
 }
