@@ -5,6 +5,7 @@
 
 use sandboxd_ebpf::{EPERM, Outcome, Syscall, call, fd_kind, valid};
 
+use crate::CLONE_NEWUSER;
 use crate::kernel::{self, Probed, Ptr, Typed};
 
 /// s_magic of the file systems of namespaces, pids (from 6.9) and anonymous inodes (pidfds before that).
@@ -13,7 +14,6 @@ const PIDFS: u64 = 0x5049_4446;
 const ANON_INODE: u64 = 0x0904_1934;
 /// What a pidfd on an anonymous inode is called.
 const PIDFD_NAME: u64 = u64::from_le_bytes(*b"[pidfd]\0");
-const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// Mounts on top of each other at the root that are followed; nobody stacks more.
 const STACKED: u32 = 4;
 /// Extents of an id map that lie in the user namespace itself (UID_GID_MAP_MAX_BASE_EXTENTS).
@@ -131,8 +131,8 @@ fn is_chrooted(root: Ptr<Probed>) -> bool {
     false
 }
 
-/// Whether an id has a number in the user namespace of a map. What cannot be read, or is in more extents than lie in
-/// the namespace itself, counts as mapped.
+/// Whether an id has a number in the user namespace of a map. Where this kernel does not show it, or there are more
+/// extents than lie in the namespace itself, it counts as mapped.
 #[inline(always)]
 fn is_mapped(map: Ptr<Probed>, id: Option<u32>) -> bool {
     let (Some(id), Some(extents)) = (id, map.read_u32(kernel::MAP_EXTENTS.load())) else { return true };

@@ -4,7 +4,7 @@
 //!  Snapshot ──▶ Delta … Delta ──(missed messages)──▶ Lagged ──▶ Snapshot ──▶ Delta …
 //! ```
 //!
-//! Memory per client is bounded by the four broadcast rings and one message on its way.
+//! Memory per client is bounded by the four broadcast rings, one message on its way, and the last counts of each pod.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;

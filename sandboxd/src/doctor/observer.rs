@@ -53,7 +53,7 @@ pub fn counts(observer: &api::Observer) -> Option<Check> {
     if observer.state() != api::observer::State::Running {
         return None;
     }
-    let api::Observer { produced, seen, sampled_out, lost, allowed, denied, .. } = observer;
+    let api::Observer { produced, seen, sampled_out, lost, allowed, denied, failed, .. } = observer;
     let mut words =
         format!("{produced} checks produced = {seen} seen + {sampled_out} sampled out + {lost} lost");
     // In the ring, or waiting for the result of their system call.
@@ -61,6 +61,10 @@ pub fn counts(observer: &api::Observer) -> Option<Check> {
         words.push_str(&format!(" + {waiting} not read yet"));
     }
     words.push_str(&format!("; {allowed} allowed, {denied} denied"));
+    // Only where results are read; they are among those produced.
+    if *failed > 0 {
+        words.push_str(&format!(", {failed} calls failed without a denied check"));
+    }
     if *lost == 0 {
         return Some(Check::ok(NAME, words));
     }
@@ -96,6 +100,8 @@ mod tests {
         let behind = counts(&api::Observer { produced: 18_310, lost: 7, ..observer.clone() }).unwrap();
         assert_eq!(behind.verdict, Verdict::Warn);
         assert!(behind.reason.contains("+ 7 lost + 3 not read yet;"), "{behind:?}");
+        let failed = counts(&api::Observer { failed: 5, allowed: 18_258, ..observer.clone() }).unwrap();
+        assert!(failed.reason.ends_with("37 denied, 5 calls failed without a denied check"), "{failed:?}");
         let blind = api::Observer { state: api::observer::State::Disabled.into(), ..observer };
         assert_eq!(counts(&blind), None);
     }

@@ -250,7 +250,7 @@ fn a_pods_limits_change_all_together_or_not_at_all() {
             let memory = cgroup_file(&cri, &id, "memory", "memory.limit_in_bytes").await?;
             ensure!(std::fs::read_to_string(memory)?.trim() == (64 << 20).to_string());
         } else {
-            // Half of the default of 1024 shares; that is a weight of 100.
+            // 512 shares on the scale on which 1024, the default, are the default weight of 100.
             let weight = cgroup_file(&cri, &id, "", "cpu.weight").await?;
             ensure!(std::fs::read_to_string(weight)?.trim() == "59");
             let memory = cgroup_file(&cri, &id, "", "memory.max").await?;
