@@ -147,7 +147,7 @@ struct Lack {
     lacking: fn(&Path) -> bool,
 }
 
-const LACKS: [Lack; 11] = [
+const LACKS: [Lack; 12] = [
     Lack { words: &["not root", "needs root"], lacking: |_| !deps::is_root() },
     Lack { words: &["rustfmt"], lacking: |_| run::output(run::cargo().args(["fmt", "--version"])).is_none() },
     Lack {
@@ -173,8 +173,16 @@ const LACKS: [Lack; 11] = [
     },
     Lack { words: &["other kernels"], lacking: |_| vm::missing().is_some() },
     Lack { words: &["systemd"], lacking: |root| !root.join("run/systemd/system").exists() },
+    Lack { words: &["lsm_list_modules"], lacking: |root| kernel(root).is_none_or(|kernel| kernel < (6, 8)) },
     Lack { words: &["AppArmor"], lacking: |root| !root.join("sys/kernel/security/apparmor").exists() },
 ];
+
+/// The running kernel's version, as far as a feature depends on it.
+fn kernel(root: &Path) -> Option<(u32, u32)> {
+    let release = std::fs::read_to_string(root.join("proc/sys/kernel/osrelease")).ok()?;
+    let mut numbers = release.split(|sign: char| !sign.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
 
 /// Lists what was skipped; fails when this machine has what a skip says is missing.
 fn judge(skips: &[String], root: &Path) -> Result<()> {
