@@ -295,7 +295,10 @@ fn crun_works_or_says_why_not() {
         let pod = kube.pod_with(node.pod("crun"), "crun").await?;
         let request = sandboxd_tests::workload::Request::new("c", crate::support::IMAGE);
         match kube.run(&pod, request.sh("echo hi; exit 7")).await {
-            Ok(id) => ensure!(kube.ended(&id).await?.exit_code == 7),
+            Ok(id) => {
+                ensure!(kube.ended(&id).await?.exit_code == 7);
+                kube.remove(&id).await?;
+            }
             Err(status) => {
                 ensure!(status.message().contains("hybrid"), "{status:?}");
                 let log = node.log_tail(10_000);

@@ -185,9 +185,15 @@ pub fn execute(container: &Container, plan: OciExecPlan, id: u64, client: u64) -
         command.arg(&container.id);
         streams_of(&mut command, theirs);
         let stage = carrier.stage.clone();
-        // runc enters the root's path before it leaves for the container.
+        let score = fs::read(format!("/proc/{}/oom_score_adj", container.child.pid));
+        let prepare = move || {
+            // crun (1.8) gives a process none of its own. Where this is out of reach the runtime says so.
+            let _ = score.as_ref().map(|score| fs::write("/proc/self/oom_score_adj", score));
+            // runc enters the root's path before it leaves for the container.
+            cover(&stage, &[]).map_err(io::Error::from)
+        };
         // SAFETY: this process has one thread, so what is forked may do anything.
-        unsafe { command.pre_exec(move || cover(&stage, &[]).map_err(io::Error::from)) };
+        unsafe { command.pre_exec(prepare) };
         carrier.run(command, "exec")?;
         let mut child = carrier.born(&pid).map_err(outside)?;
         let terminal = console.as_ref().map(OwnedFd::as_fd).map(received).transpose();

@@ -50,11 +50,7 @@ pub async fn probe(binary: &Path) -> Found {
     }
     let mut found = match ask(binary, &["features"]).await {
         Ok(text) => judge(version, &text),
-        Err(problem) => {
-            let problem =
-                format!("{problem}: user namespaces and recursively read-only mounts are not reported");
-            Found { version, lacking: vec![problem], ..Found::default() }
-        }
+        Err(problem) => known(version, problem),
     };
     found.sub_cgroups =
         sub_cgroups(&found.version, &ask(binary, &["exec", "--help"]).await.unwrap_or_default());
@@ -63,6 +59,25 @@ pub async fn probe(binary: &Path) -> Found {
         found.lacking.push(problem.to_owned());
     }
     found
+}
+
+/// What a runtime without `features` can do: crun has the command from 1.8.6 on, user namespaces since ever and `rro`
+/// from 1.4 on.
+fn known(version: String, problem: String) -> Found {
+    let crun = version.strip_prefix("crun version ").and_then(|rest| {
+        let mut numbers = rest.split('.').map(|number| number.parse::<u32>().ok());
+        Some((numbers.next()??, numbers.next()??))
+    });
+    match crun {
+        Some(crun) if crun >= (1, 4) => {
+            Found { version, user_namespaces: true, recursive_read_only: true, ..Found::default() }
+        }
+        _ => {
+            let problem =
+                format!("{problem}: user namespaces and recursively read-only mounts are not reported");
+            Found { version, lacking: vec![problem], ..Found::default() }
+        }
+    }
 }
 
 /// crun wants a cgroup of that name in every hierarchy of cgroup v1.
@@ -126,6 +141,16 @@ mod tests {
         assert!(!found.user_namespaces && !found.recursive_read_only);
         assert_eq!(found.lacking.len(), 2);
         assert!(judge("odd".into(), "no JSON").lacking[0].contains("OCI runtime spec"));
+    }
+
+    #[test]
+    fn a_crun_without_features_is_known_by_its_version() {
+        let found = known("crun version 1.8.1".into(), "no features".into());
+        assert!(found.user_namespaces && found.recursive_read_only && found.lacking.is_empty(), "{found:?}");
+        for version in ["crun version 1.3", "crun version 1.UNKNOWN", "runc version 1.0.0", ""] {
+            let found = known(version.into(), "no features".into());
+            assert!(!found.user_namespaces && found.lacking[0].starts_with("no features"), "{found:?}");
+        }
     }
 
     #[test]
