@@ -43,7 +43,7 @@ pub struct Options {
     patience: u64,
 }
 
-/// As a part of all the tests: everything but the OCI runtimes.
+/// As a part of all the tests: everything.
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -51,7 +51,7 @@ impl Default for Options {
             only_observer: false,
             only_flow: false,
             e2e: Vec::new(),
-            oci: false,
+            oci: true,
             patience: PATIENCE,
         }
     }
@@ -68,8 +68,8 @@ pub fn missing() -> Option<String> {
             std::env::consts::ARCH
         ));
     }
-    if let Err(error) = deps::ensure(&deps::VM) {
-        return Some(format!("QEMU: {error:#}"));
+    if let Err(error) = deps::ensure(&deps::VM).and_then(|()| deps::ensure(&deps::OCI)) {
+        return Some(format!("QEMU, runc and crun: {error:#}"));
     }
     let fetched = Choice::ALL.into_iter().map(kernel::fetch).find_map(Result::err);
     fetched.map(|error| format!("Debian's kernels: {error:#}"))
