@@ -40,7 +40,13 @@ struct LinuxFeatures {
 }
 
 pub async fn probe(binary: &Path) -> Found {
-    let version = match ask(binary, &["--version"]).await {
+    // Beside each other: the daemon serves nobody meanwhile.
+    let (version, features, help) = tokio::join!(
+        ask(binary, &["--version"]),
+        ask(binary, &["features"]),
+        ask(binary, &["exec", "--help"])
+    );
+    let version = match version {
         Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
         Err(problem) => return Found { lacking: vec![problem], ..Found::default() },
     };
@@ -48,12 +54,11 @@ pub async fn probe(binary: &Path) -> Found {
         let problem = "crun makes no containers where cgroup v1 and v2 both have controllers";
         return Found { version, lacking: vec![problem.to_owned()], ..Found::default() };
     }
-    let mut found = match ask(binary, &["features"]).await {
+    let mut found = match features {
         Ok(text) => judge(version, &text),
-        Err(problem) => known(version, problem),
+        Err(problem) => known(version, &problem),
     };
-    found.sub_cgroups =
-        sub_cgroups(&found.version, &ask(binary, &["exec", "--help"]).await.unwrap_or_default());
+    found.sub_cgroups = sub_cgroups(&found.version, &help.unwrap_or_default());
     if found.sub_cgroups == SubCgroups::None {
         let problem = "its exec has no --cgroup: what an exec that is killed left behind may live on";
         found.lacking.push(problem.to_owned());
@@ -63,7 +68,7 @@ pub async fn probe(binary: &Path) -> Found {
 
 /// What a runtime without `features` can do: crun has the command from 1.8.6 on, user namespaces since ever and `rro`
 /// from 1.4 on.
-fn known(version: String, problem: String) -> Found {
+fn known(version: String, problem: &str) -> Found {
     let crun = version.strip_prefix("crun version ").and_then(|rest| {
         let mut numbers = rest.split('.').map(|number| number.parse::<u32>().ok());
         Some((numbers.next()??, numbers.next()??))
@@ -145,10 +150,10 @@ mod tests {
 
     #[test]
     fn a_crun_without_features_is_known_by_its_version() {
-        let found = known("crun version 1.8.1".into(), "no features".into());
+        let found = known("crun version 1.8.1".into(), "no features");
         assert!(found.user_namespaces && found.recursive_read_only && found.lacking.is_empty(), "{found:?}");
         for version in ["crun version 1.3", "crun version 1.UNKNOWN", "runc version 1.0.0", ""] {
-            let found = known(version.into(), "no features".into());
+            let found = known(version.into(), "no features");
             assert!(!found.user_namespaces && found.lacking[0].starts_with("no features"), "{found:?}");
         }
     }
