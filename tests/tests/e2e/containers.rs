@@ -116,6 +116,40 @@ fn containers_live_on_and_are_the_same_after_kill_minus_nine() {
 }
 
 #[test]
+fn what_is_executed_goes_on_after_kill_minus_nine() {
+    for userns in [true, false] {
+        E2e::default().run(async |node| {
+            let (kube, pod) = stage(node, userns).await?;
+            let id = kube.run(&pod, request("c").waits()).await?;
+            // It writes more than a pipe takes while nobody reads.
+            let script = "echo $$ > /tmp/begun; while [ ! -e /tmp/go ]; do sleep 0.05; done; \
+                          seq 100000; echo $$ > /tmp/done";
+            let mut asking = kube.runtime.clone();
+            let request = ExecSyncRequest {
+                container_id: id.clone(),
+                cmd: ["sh", "-c", script].map(str::to_owned).into(),
+                timeout: 0,
+            };
+            let asked = tokio::spawn(async move { asking.exec_sync(request).await });
+            let begun = async || Ok(kube.exec(&id, &["test", "-s", "/tmp/begun"]).await?.exit_code == 0);
+            eventually("it has begun", begun).await?;
+            node.kill_daemon()?;
+            let answer = asked.await?;
+            ensure!(answer.is_err(), "an answer of a daemon that was killed: {answer:?}");
+            node.spawn().await?;
+            let kube = Kube::connect(node).await?;
+            kube.asked(&id, &["touch", "/tmp/go"]).await?;
+            let done = async || Ok(kube.exec(&id, &["test", "-s", "/tmp/done"]).await?.exit_code == 0);
+            eventually("it has ended by itself", done).await?;
+            let said = kube.asked(&id, &["cat", "/tmp/begun", "/tmp/done"]).await?;
+            let pids: Vec<&str> = said.lines().collect();
+            ensure!(matches!(pids[..], [first, second] if first == second), "{said}");
+            Ok(())
+        });
+    }
+}
+
+#[test]
 fn what_ended_without_a_daemon_is_known_to_the_next_one_at_once() {
     E2e::default().run(async |node| {
         let (kube, pod) = stage(node, true).await?;
