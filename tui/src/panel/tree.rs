@@ -194,7 +194,7 @@ fn namespace_note(namespace: &Namespace, pods: &[&Pod], owner: u64, init: u64) -
     let names: Vec<_> = pods.iter().map(|pod| facts::full_name(pod)).collect();
     if namespace.wrong_owner {
         let lives = match pods.first().map_or(NONE, |pod| home(pod, init)) {
-            NONE => "has no userns".to_owned(),
+            NONE => "was to have its own".to_owned(),
             home => format!("lives in userns {home}"),
         };
         return format!("of {}, which {lives}", names.join(", "));
