@@ -71,18 +71,13 @@ pub async fn probe(binary: &Path) -> Found {
 fn known(version: String, problem: &str) -> Found {
     let crun = version.strip_prefix("crun version ").and_then(|rest| {
         let mut numbers = rest.split('.').map(|number| number.parse::<u32>().ok());
-        Some((numbers.next()??, numbers.next()??))
+        Some((numbers.next()??, numbers.next()??, numbers.next().flatten().unwrap_or(0)))
     });
-    match crun {
-        Some(crun) if crun >= (1, 4) => {
-            Found { version, user_namespaces: true, recursive_read_only: true, ..Found::default() }
-        }
-        _ => {
-            let problem =
-                format!("{problem}: user namespaces and recursively read-only mounts are not reported");
-            Found { version, lacking: vec![problem], ..Found::default() }
-        }
+    if crun.is_some_and(|crun| ((1, 4, 0)..(1, 8, 6)).contains(&crun)) {
+        return Found { version, user_namespaces: true, recursive_read_only: true, ..Found::default() };
     }
+    let problem = format!("{problem}: user namespaces and recursively read-only mounts are not reported");
+    Found { version, lacking: vec![problem], ..Found::default() }
 }
 
 /// crun wants a cgroup of that name in every hierarchy of cgroup v1.
@@ -152,7 +147,9 @@ mod tests {
     fn a_crun_without_features_is_known_by_its_version() {
         let found = known("crun version 1.8.1".into(), "no features");
         assert!(found.user_namespaces && found.recursive_read_only && found.lacking.is_empty(), "{found:?}");
-        for version in ["crun version 1.3", "crun version 1.UNKNOWN", "runc version 1.0.0", ""] {
+        for version in
+            ["crun version 1.3", "crun version 1.21", "crun version 1.UNKNOWN", "runc version 1.0.0", ""]
+        {
             let found = known(version.into(), "no features");
             assert!(!found.user_namespaces && found.lacking[0].starts_with("no features"), "{found:?}");
         }
