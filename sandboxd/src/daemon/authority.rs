@@ -1,12 +1,12 @@
 //! The `:authority` of requests that come over a unix socket.
 //!
-//! A client of a unix socket has no host to name. Kubelet up to 1.30, and whoever else gives grpc-go a bare path,
-//! sends the socket's path there, as it is or percent-encoded: no authority by RFC 3986, and the HTTP/2 library
-//! answers such a request with PROTOCOL_ERROR before any service sees it. Nothing here reads an authority, so it
-//! is replaced on the way in.
+//! A client of a unix socket has no host to name. Kubelet up to 1.30, whoever else gives grpc-go a bare path, and
+//! gRPC's C core send the socket's path there, as it is or percent-encoded: no authority by RFC 3986, and the HTTP/2
+//! library answers such a request with PROTOCOL_ERROR before any service sees it. Nothing here reads an authority,
+//! so it is replaced on the way in.
 //!
 //! The header block is not decoded for that: where its fields begin and end is seen without the compression's
-//! state, and names that the static table has are given by their index. The dynamic table on our side then holds
+//! state, and the name is given by its index in the static table, or spelled out. The dynamic table on our side then holds
 //! another value than the client's. Its entry is never larger (one byte is put for one or more), so that what the
 //! client takes to be in the table is there, in the same order.
 
@@ -29,6 +29,8 @@ const PRIORITY: u8 = 0x20;
 const LONGEST: usize = 16 * 1024;
 /// `:authority` in HPACK's static table.
 const AUTHORITY: usize = 1;
+/// The same as a string, without Huffman coding: gRPC's C core, and so its Python, C++ and Ruby, names it so.
+const AUTHORITY_SPELLED: &[u8] = b"\x0a:authority";
 const REPLACEMENT: u8 = b'x';
 
 /// A connection whose requests have an authority that every parser takes.
@@ -243,9 +245,15 @@ fn authority(block: &[u8]) -> Option<std::ops::Range<usize>> {
             continue;
         };
         let (name, after) = integer(block, at, bits)?;
-        let value = if name == 0 { string(block, after)? } else { after };
+        let (named, value) = match name {
+            0 => {
+                let end = string(block, after)?;
+                (block.get(after..end)? == AUTHORITY_SPELLED, end)
+            }
+            _ => (name == AUTHORITY, after),
+        };
         at = string(block, value)?;
-        if name == AUTHORITY {
+        if named {
             return (at - value >= 2).then_some(value..at);
         }
     }
@@ -331,6 +339,15 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_spelled_out_is_known() {
+        let stream = |value: &[u8]| {
+            let field = [&b"\x40\x0a:authority"[..], &[u8::try_from(value.len()).unwrap()], value].concat();
+            [PREFACE, &frame(HEADERS, 4, &block(&field))].concat()
+        };
+        assert_eq!(through(&stream(b"run%2Fsandboxd%2Fcri.sock"), 7), stream(b"x"));
+    }
+
+    #[test]
     fn everything_else_stays_as_it_is() {
         let long = vec![0x41; LONGEST + 1];
         for stream in [
@@ -338,6 +355,8 @@ mod tests {
             // An authority by its index, an empty one, a name that only looks like it.
             [PREFACE, &frame(HEADERS, 4, &[0x83, 0xbe, 0x41, 0])].concat(),
             [PREFACE, &frame(HEADERS, 4, &[0x40, 1, 0x41, 1, b'/'])].concat(),
+            [PREFACE, &frame(HEADERS, 4, b"\x40\x0a:authoritY\x01/")].concat(),
+            [PREFACE, &frame(HEADERS, 4, b"\x40\x0a:authority\x00")].concat(),
             // Cut off within a field, padding longer than the frame, an integer without an end.
             [PREFACE, &frame(HEADERS, 4, &field(0x41, PATH)[..9])].concat(),
             [PREFACE, &frame(HEADERS, 8, &[200, 0x41, 1, b'/'])].concat(),

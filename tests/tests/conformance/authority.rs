@@ -1,5 +1,5 @@
-//! Clients that name the socket's path as the authority of their requests, as kubelet up to 1.30 does. No HTTP/2
-//! library in Rust sends such a request, so its frames are written by hand.
+//! Clients that name the socket's path as the authority of their requests, as kubelet up to 1.30 does
+//! and gRPC's C core. No HTTP/2 library in Rust sends such a request, so its frames are written by hand.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -57,22 +57,26 @@ fn a_client_may_name_the_sockets_path_as_the_authority() {
     E2e::default().run(async |node| {
         let path = node.cri_socket();
         let path = path.to_str().context("a path that is no UTF-8")?;
-        for authority in [path, &path.replace('/', "%2F")] {
+        let encoded = path.replace('/', "%2F");
+        // The last as gRPC's C core, with a name that is spelled out.
+        let spelled =
+            [&b"\x40\x0a:authority"[..], &[u8::try_from(encoded.len())?], encoded.as_bytes()].concat();
+        for authority in [literal(1, path)?, literal(1, &encoded)?, spelled] {
             let mut socket = UnixStream::connect(path)?;
             socket.set_read_timeout(Some(Duration::from_secs(30)))?;
             socket.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])?].concat())?;
             let first = [
                 &[0x83, 0x86][..],
                 &literal(4, "/runtime.v1.RuntimeService/Version")?,
-                &literal(1, authority)?,
+                &authority,
                 &literal(31, "application/grpc")?,
                 &[&[0x40, 2][..], b"te", &[8], b"trailers"].concat(),
             ];
             let version = ask(&mut socket, 1, &first.concat())?;
-            ensure!(version.contains("sandboxd"), "{authority}: {version:?}");
+            ensure!(version.contains("sandboxd"), "{authority:?}: {version:?}");
             // Out of the table, where each has the place the client counts on.
             let version = ask(&mut socket, 3, &[0x83, 0x86, 0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62])?;
-            ensure!(version.contains("sandboxd"), "{authority}, again: {version:?}");
+            ensure!(version.contains("sandboxd"), "{authority:?}, again: {version:?}");
         }
         Ok(())
     });
