@@ -63,20 +63,29 @@ fn make_down(
         for part in cgroup.path().split('/').filter(|p| !p.is_empty()) {
             let dir = parent.join(part);
             match fs::create_dir(&dir) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound && tries < MAKE_TRIES => continue 'again,
+                Err(e) if is_gone(&e) && tries < MAKE_TRIES => continue 'again,
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(io_error("making cgroup", &dir)(e));
                 }
                 _ => {}
             }
             match prepare(&parent, &dir) {
-                Err(_) if tries < MAKE_TRIES && !dir.exists() => continue 'again,
+                Err(CgroupError::Io { source: e, .. } | CgroupError::Write { source: e, .. })
+                    if is_gone(&e) && tries < MAKE_TRIES =>
+                {
+                    continue 'again;
+                }
                 outcome => outcome?,
             }
             parent = dir;
         }
         return Ok(());
     }
+}
+
+/// Of a cgroup that is being removed, or of a file of it.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
 /// A new v1 cpuset is empty, and takes no process before it has CPUs and memory nodes (cpuset(7)).
