@@ -2,13 +2,15 @@
 //! the place of others nor the memory of the daemon.
 //!
 //! ```text
-//!            a bucket for each pod, and for each user namespace that is no pod's
+//!            a bucket for each pod, and for each user namespace that is no pod's; one for what was allowed, one for
+//!            what was denied or failed
 //!  record ──▶ has a token ──▶ kept: history, subscribers
 //!             empty ──▶ a bucket for each kind of its checks has a token ──▶ kept
 //!                       empty ──▶ counted: by pod, container, capability, verdict and reason
 //! ```
 //!
-//! The small bucket of a kind lets what is rare through a flood of its own pod. Nothing here allocates for a check
+//! The small bucket of a kind lets what is rare through a flood of its own pod, and what is denied is not hidden by how
+//! much is allowed: on a node where many pods come and go, that alone is a flood. Nothing here allocates for a check
 //! of a kind that was seen before, and both tables are bounded: what has no room in them shares one bucket.
 
 use std::collections::HashMap;
@@ -28,8 +30,8 @@ struct Rate {
 /// A pod's start makes about a hundred; a burst is several of them.
 const SOURCE: Rate = Rate { burst: 1_000, per_second: 100 };
 const KIND: Rate = Rate { burst: 16, per_second: 1 };
-/// Sources and kinds of one that have a bucket of their own.
-const SOURCES: usize = 512;
+/// Sources that have buckets of their own, and kinds in one.
+const SOURCES: usize = 1024;
 const KINDS: usize = 32;
 
 /// A token bucket as the time at which it will be full again (GCRA).
@@ -137,7 +139,8 @@ pub(super) enum Verdict {
 /// The buckets of all sources.
 #[derive(Debug, Default)]
 pub(super) struct Sampler {
-    flows: HashMap<Source, Flow>,
+    /// By source, and whether it was allowed.
+    flows: HashMap<(Source, bool), Flow>,
     pending: bool,
 }
 
@@ -153,7 +156,7 @@ impl Sampler {
     ) -> Verdict {
         let now = record.time_ns;
         let source = place.map_or(Source::Userns(record.caller_userns), |place| Source::Pod(place.pod));
-        let flow = self.flow(source, now);
+        let flow = self.flow((source, record.ret == 0), now);
         flow.last_ns = now;
         if flow.bucket.take(now, SOURCE) {
             return Verdict::Keep;
@@ -182,13 +185,13 @@ impl Sampler {
         Verdict::Count
     }
 
-    fn flow(&mut self, source: Source, now: u64) -> &mut Flow {
-        let full = self.flows.len() >= SOURCES && !self.flows.contains_key(&source);
+    fn flow(&mut self, of: (Source, bool), now: u64) -> &mut Flow {
+        let full = self.flows.len() >= SOURCES && !self.flows.contains_key(&of);
         if full {
             self.flows.retain(|_, flow| !flow.bucket.is_full(now) || flow.is_pending());
         }
         let full = full && self.flows.len() >= SOURCES;
-        self.flows.entry(if full { Source::Rest } else { source }).or_default()
+        self.flows.entry(if full { (Source::Rest, of.1) } else { of }).or_default()
     }
 
     /// Hands over what was counted since the last time: what it is told as, how many, and when the last one was
@@ -259,6 +262,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_denied_passes_a_flood_of_kinds_that_are_allowed() {
+        let mut sampler = Sampler::default();
+        for mntns in 0..100_000 {
+            admit(&mut sampler, &CheckRecord { mntns, ret: 0, ..record() }, None);
+        }
+        assert_eq!(admit(&mut sampler, &CheckRecord { ret: 0, ..record() }, None), Verdict::Count);
+        assert_eq!(admit(&mut sampler, &CheckRecord { ret: -1, ..record() }, None), Verdict::Keep);
+    }
+
+    #[test]
     fn the_tables_are_bounded_and_counts_are_not_lost() {
         let mut sampler = Sampler::default();
         let (mut kept, mut beyond, mut made) = (0, 0, 0);
@@ -276,7 +289,7 @@ mod tests {
             kept += u64::from(sampler.admit(&record, pod(1), tell, |_, _| beyond += 1) == Verdict::Keep);
             made += 1;
         }
-        assert!(sampler.flows.len() <= SOURCES + 1);
+        assert!(sampler.flows.len() <= SOURCES + 2);
         assert!(sampler.flows.values().all(|flow| flow.kinds.len() <= KINDS));
         assert!(beyond > 0);
         assert_eq!(kept + beyond + counted(&mut sampler), made);
