@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
@@ -19,6 +20,9 @@ use super::{Container, Ends, Surroundings, kill, launch as words, process, rootf
 use crate::io::{ExecIo, Streams, Wanted};
 use crate::kernel::{Guest, Kernel, Linux, here};
 use crate::step::{Step, StepError};
+
+/// For the cgroups of execs to get empty, when all their processes have ended.
+const LAST_SWEEP: Duration = Duration::from_millis(100);
 
 /// A cgroup in which each exec has one of its own.
 #[derive(Debug)]
@@ -258,6 +262,17 @@ impl Cgroups {
         self.left.borrow_mut().retain(|name| {
             matches!(unlinkat(&self.dir, name, AtFlags::REMOVEDIR), Err(errno) if errno != Errno::NOENT)
         });
+    }
+
+    /// [`Self::sweep`] at the container's end: the kernel may let a process out of its cgroup a moment after it
+    /// has told of its end.
+    pub fn sweep_last(&self) {
+        let deadline = Instant::now() + LAST_SWEEP;
+        self.sweep();
+        while !self.left.borrow().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+            self.sweep();
+        }
     }
 
     /// The processes in all of them.

@@ -301,6 +301,9 @@ impl Container {
         self.child.signal(libc::SIGKILL).ok();
         child::await_end(self.child.pidfd.as_fd(), Some(Instant::now() + child::KILL));
         self.reap(buffers);
+        if let Some(cgroups) = &self.exec_cgroups {
+            cgroups.sweep_last();
+        }
         if let Some(carrier) = &self.oci {
             carrier.delete(&self.id);
         }
