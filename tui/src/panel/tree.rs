@@ -10,7 +10,10 @@
 //!    └─ 1203 pause  infra
 //! ```
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
+use std::rc::Rc;
 
 use crossterm::event::KeyEvent;
 use ratatui::buffer::Buffer;
@@ -29,13 +32,14 @@ use crate::theme::{Theme, WRONG};
 /// One line of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    branches: String,
+    /// At most two: a thousand pods are ten thousand lines, and most have no text of their own here.
+    branches: [&'static str; 2],
     what: What,
     label: String,
-    note: String,
+    note: Cow<'static, str>,
     wrong: bool,
     /// The pod it belongs to, so that its keys work here too.
-    pub pod: Option<String>,
+    pub pod: Option<Rc<str>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +60,15 @@ const WIDE: u16 = 70;
 #[derive(Debug, Default)]
 struct Owned<'a> {
     /// By rank of the kind and inode: the namespace and its pods.
-    namespaces: BTreeMap<(usize, u64), (&'a Namespace, Vec<&'a Pod>)>,
-    pods: Vec<&'a Pod>,
+    namespaces: BTreeMap<(usize, u64), (&'a Namespace, Vec<Member<'a>>)>,
+    pods: Vec<Member<'a>>,
+}
+
+/// A pod, and its id for the lines that are its.
+#[derive(Debug, Clone)]
+struct Member<'a> {
+    pod: &'a Pod,
+    id: Rc<str>,
 }
 
 /// The lines of the tree for these pods, in their order.
@@ -65,9 +76,10 @@ pub fn build<'a>(ids: impl Iterator<Item = &'a PodKey>, width: u16, cx: &'a Cont
     let wide = width >= WIDE;
     let init = cx.model.node.init_userns;
     let mut order = Vec::new();
-    let mut owners: BTreeMap<u64, Owned<'_>> = BTreeMap::new();
+    let mut owners: HashMap<u64, Owned<'_>> = HashMap::new();
     for pod in ids.filter_map(|id| cx.model.pod(Some(id))) {
         let home = home(pod, init);
+        let member = Member { pod, id: pod.id.as_str().into() };
         for namespace in pod.namespaces.iter().filter(|namespace| namespace.kind != "user" && !namespace.host)
         {
             let owner = if namespace.owner_inode == 0 { home } else { namespace.owner_inode };
@@ -75,14 +87,14 @@ pub fn build<'a>(ids: impl Iterator<Item = &'a PodKey>, width: u16, cx: &'a Cont
             order.push(owner);
             let owned = owners.entry(owner).or_default();
             let shared = owned.namespaces.entry((rank, namespace.inode)).or_insert((namespace, Vec::new()));
-            shared.1.push(pod);
+            shared.1.push(member.clone());
         }
         order.push(home);
-        owners.entry(home).or_default().pods.push(pod);
+        owners.entry(home).or_default().pods.push(member);
     }
     // The host's own first, then as the pods come.
     let mut rows = Vec::new();
-    let mut drawn = std::collections::BTreeSet::new();
+    let mut drawn = HashSet::new();
     for inode in std::iter::once(init).chain(order) {
         if let Some(owned) = owners.get(&inode).filter(|_| drawn.insert(inode)) {
             userns(&mut rows, inode, owned, wide, cx);
@@ -107,9 +119,9 @@ fn userns(rows: &mut Vec<Row>, inode: u64, owned: &Owned<'_>, wide: bool, cx: &C
     let glyphs = cx.theme.glyphs();
     let init = cx.model.node.init_userns;
     let first = owned.pods.first();
-    let note = match first.map(|pod| pod.uid_map.as_slice()) {
-        _ if inode == init => "init, the host's".to_owned(),
-        _ if inode == NONE => "of pods that were to have one of their own".to_owned(),
+    let note = match first.map(|member| member.pod.uid_map.as_slice()) {
+        _ if inode == init => "init, the host's".into(),
+        _ if inode == NONE => "of pods that were to have one of their own".into(),
         Some([range, ..]) => {
             let to = glyphs.arrow;
             format!(
@@ -118,68 +130,78 @@ fn userns(rows: &mut Vec<Row>, inode: u64, owned: &Owned<'_>, wide: bool, cx: &C
                 range.host_id,
                 text::grouped(range.length.into())
             )
+            .into()
         }
-        _ => "of no pod shown here".to_owned(),
+        _ => "of no pod shown here".into(),
     };
-    let row = |branches: &str, what, label: String, note: String, wrong, pod: Option<&Pod>| Row {
-        branches: branches.to_owned(),
-        what,
-        label,
-        note,
-        wrong,
-        pod: pod.map(|pod| pod.id.clone()),
+    let row = |branches, what, label, note, wrong, member: Option<&Member<'_>>| {
+        let pod = member.map(|member| Rc::clone(&member.id));
+        Row { branches, what, label, note, wrong, pod }
     };
     let label = format!("userns {}", facts::inode_text(inode, glyphs.none));
-    let owner = first.filter(|_| inode != init).copied();
-    rows.push(row("", What::Userns, label, note, false, owner));
+    let owner = first.filter(|_| inode != init);
+    rows.push(row(["", ""], What::Userns, label, note, false, owner));
 
-    let mut children = Vec::new();
+    let start = rows.len();
     // What should be owned here and is not, and what is owned here and should not be, come first.
-    for pod in &owned.pods {
-        for namespace in pod.namespaces.iter().filter(|one| one.wrong_owner && one.owner_inode != inode) {
+    for member in &owned.pods {
+        for namespace in
+            member.pod.namespaces.iter().filter(|one| one.wrong_owner && one.owner_inode != inode)
+        {
             let by = owner_name(namespace, init);
             let whose = if inode == NONE { "the pod's own" } else { "this userns" };
-            let note = format!("owned by {by}, not by {whose}");
-            children.push(row("", What::Namespace, label_of(namespace), note, true, Some(pod)));
+            let note = format!("owned by {by}, not by {whose}").into();
+            rows.push(row(["", ""], What::Namespace, label_of(namespace), note, true, Some(member)));
         }
     }
     for wrong in [true, false] {
         for (namespace, pods) in owned.namespaces.values().filter(|one| one.0.wrong_owner == wrong) {
-            let pod = pods.first().copied();
             let note = namespace_note(namespace, pods, inode, init);
-            let label = label_of(namespace);
             let quiet = |row: &Row| !row.wrong && !row.label.starts_with("net ") && row.note == note;
-            match children.last_mut() {
+            match rows[start..].last_mut() {
                 // The quiet ones of one pod share a line.
                 Some(before) if wide && namespace.kind != "net" && quiet(before) => {
-                    before.label += &format!("  {label}");
+                    before.label += "  ";
+                    write_label(&mut before.label, namespace);
                 }
-                _ => children.push(row("", What::Namespace, label, note, wrong, pod)),
+                _ => {
+                    let label = label_of(namespace);
+                    rows.push(row(["", ""], What::Namespace, label, note, wrong, pods.first()));
+                }
             }
         }
     }
-    let count = children.len() + owned.pods.len();
-    for (index, mut child) in children.into_iter().enumerate() {
-        child.branches = if index + 1 == count { glyphs.last } else { glyphs.branch }.to_owned();
-        rows.push(child);
+    let count = rows.len() - start + owned.pods.len();
+    for (index, child) in rows[start..].iter_mut().enumerate() {
+        child.branches[0] = if index + 1 == count { glyphs.last } else { glyphs.branch };
     }
-    for (index, pod) in owned.pods.iter().enumerate() {
+    for (index, member) in owned.pods.iter().enumerate() {
+        let pod = member.pod;
         let last = index + 1 == owned.pods.len();
         let branch = if last { glyphs.last } else { glyphs.branch };
-        let note = columns::state(pod, cx).0;
-        rows.push(row(branch, What::Pod, facts::full_name(pod), note, false, Some(pod)));
+        let note = columns::state(pod, cx).0.into();
+        rows.push(row([branch, ""], What::Pod, facts::full_name(pod), note, false, Some(member)));
         let stem = if last { "   " } else { glyphs.pipe };
         for (index, process) in pod.processes.iter().enumerate() {
             let branch = if index + 1 == pod.processes.len() { glyphs.last } else { glyphs.branch };
             let label = format!("{} {}", process.pid, process.comm);
-            let note = process.role.clone();
-            rows.push(row(&format!("{stem}{branch}"), What::Process, label, note, false, Some(pod)));
+            let note = process.role.clone().into();
+            rows.push(row([stem, branch], What::Process, label, note, false, Some(member)));
         }
     }
 }
 
 fn label_of(namespace: &Namespace) -> String {
-    format!("{} {}", namespace.kind, facts::inode_text(namespace.inode, "?"))
+    let mut label = String::with_capacity(16);
+    write_label(&mut label, namespace);
+    label
+}
+
+fn write_label(label: &mut String, namespace: &Namespace) {
+    let _ = match namespace.inode {
+        0 => write!(label, "{} ?", namespace.kind),
+        inode => write!(label, "{} {inode}", namespace.kind),
+    };
 }
 
 fn owner_name(namespace: &Namespace, init: u64) -> String {
@@ -190,21 +212,22 @@ fn owner_name(namespace: &Namespace, init: u64) -> String {
     }
 }
 
-fn namespace_note(namespace: &Namespace, pods: &[&Pod], owner: u64, init: u64) -> String {
-    let names: Vec<_> = pods.iter().map(|pod| facts::full_name(pod)).collect();
+fn namespace_note(namespace: &Namespace, pods: &[Member<'_>], owner: u64, init: u64) -> Cow<'static, str> {
+    let names = || pods.iter().map(|one| facts::full_name(one.pod)).collect::<Vec<_>>().join(", ");
+    let first = pods.first().map(|one| one.pod);
     if namespace.wrong_owner {
-        let lives = match pods.first().map_or(NONE, |pod| home(pod, init)) {
+        let lives = match first.map_or(NONE, |pod| home(pod, init)) {
             NONE => "was to have its own".to_owned(),
             home => format!("lives in userns {home}"),
         };
-        return format!("of {}, which {lives}", names.join(", "));
+        return format!("of {}, which {lives}", names()).into();
     }
-    let addresses = || pods.first().map(|pod| facts::address(pod)).unwrap_or_default();
+    let addresses = || first.map(facts::address).unwrap_or_default();
     match (&*namespace.kind, owner == init) {
-        ("net", false) => addresses(),
-        ("net", true) => format!("{}  {}", names.join(", "), addresses()),
-        (_, true) => names.join(", "),
-        _ => String::new(),
+        ("net", false) => addresses().into(),
+        ("net", true) => format!("{}  {}", names(), addresses()).into(),
+        (_, true) => names().into(),
+        _ => "".into(),
     }
 }
 
@@ -221,12 +244,13 @@ fn draw_row(buf: &mut Buffer, area: Rect, row: &Row, selected: bool, theme: Them
     let glyphs = theme.glyphs();
     let pointer = if selected { glyphs.pointer } else { " " };
     // Half an inode would pass for a whole one: what is cut is seen to be.
-    let room = usize::from(area.width).saturating_sub(2 + text::width(&row.branches));
+    let branches = row.branches.concat();
+    let room = usize::from(area.width).saturating_sub(2 + text::width(&branches));
     let label = text::fit(&format!("{sign}{}  {}", row.label, row.note), room, glyphs.ellipsis);
     let (label, told) = label.split_at(label.floor_char_boundary(sign.len() + row.label.len()));
     let line = Line::from(vec![
         Span::raw(text::left(pointer, 2, "")),
-        Span::styled(row.branches.clone(), theme.dim()),
+        Span::styled(branches, theme.dim()),
         Span::styled(label.to_owned(), style),
         Span::styled(told.to_owned(), note),
     ]);
