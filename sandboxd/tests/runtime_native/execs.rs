@@ -305,6 +305,6 @@ async fn removing_a_container_and_killing_a_pod_do_not_wait_for_execs() {
             }
         }
         pod.end().await;
-        assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
     }
 }

@@ -1,9 +1,11 @@
 //! What is refused, what fails inside, and that nothing is left of it.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sandboxd::pod::model::NsKind;
 use sandboxd::pod::spec::Seccomp;
@@ -24,19 +26,35 @@ fn older_netns() -> OwnedFd {
 }
 
 async fn refused(planned: &Planned) -> RuntimeError {
-    let before = mounts();
+    let before = HostMounts::now();
     let error = runtime().await.create(&planned.plan, &|_| ()).await.expect_err("it was made");
-    assert_eq!(mounts(), before);
+    before.assert_none_came();
     assert_eq!(std::fs::read_dir(&planned.plan.dir).unwrap().count(), 0, "files are left");
     error
 }
 
-/// Mounts of the host, but for the volumes of the tests that run beside this one.
-pub fn mounts() -> usize {
-    let volumes = std::env::temp_dir();
-    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
-    points.filter(|point| !std::path::Path::new(point).starts_with(&volumes)).count()
+/// The host's mount table at one time.
+pub struct HostMounts(HashSet<String>);
+
+impl HostMounts {
+    pub fn now() -> Self {
+        Self(std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().map(str::to_owned).collect())
+    }
+
+    /// That nothing stays mounted which was not there. What others on the machine mount meanwhile goes again.
+    pub fn assert_none_came(&self) {
+        let begun = Instant::now();
+        let mut came = Vec::from_iter(Self::now().0);
+        loop {
+            let now = Self::now().0;
+            came.retain(|mount| now.contains(mount) && !self.0.contains(mount));
+            if came.is_empty() {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "in the host's table: {came:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 #[tokio::test]

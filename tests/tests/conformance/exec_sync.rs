@@ -38,7 +38,7 @@ fn the_time_out_kills_the_whole_tree() {
         };
         let begin = Instant::now();
         refused(stage.kube.runtime.clone().exec_sync(request).await, Code::DeadlineExceeded, &["1"])?;
-        ensure!(begin.elapsed() < Duration::from_secs(5), "took {:?}", begin.elapsed());
+        ensure!(begin.elapsed() < Duration::from_secs(30), "took {:?}", begin.elapsed());
         tokio::time::sleep(Duration::from_millis(200)).await;
         let left = stage.kube.exec(&id, &["sh", "-c", "ps -o args | grep -c '[s]leep 5432'"]).await?;
         ensure!(left.stdout == b"0\n", "{}", String::from_utf8_lossy(&left.stdout));
@@ -52,7 +52,7 @@ fn a_child_that_keeps_the_streams_does_not_hold_it_up() {
         let id = stage.kube.run(&stage.pod, stage.container("box").waits()).await?;
         let begin = Instant::now();
         let said = stage.kube.exec(&id, &["sh", "-c", "echo first; sleep 600 & exit 0"]).await?;
-        ensure!(said.stdout == b"first\n" && begin.elapsed() < Duration::from_secs(10), "{said:?}");
+        ensure!(said.stdout == b"first\n" && begin.elapsed() < Duration::from_secs(60), "{said:?}");
         Ok(())
     });
 }

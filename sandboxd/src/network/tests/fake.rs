@@ -134,7 +134,7 @@ async fn a_hanging_plugin_dies_with_its_children() {
     let error = add_error(&bed, settings).await;
     assert!(matches!(&error, NetworkError::Timeout { plugin, .. } if plugin == "two"), "{error}");
     assert!(error.to_string().contains("700 ms") && error.to_string().contains("slow"), "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(60));
     assert!(ended(&bed.log("two.child")), "the plugin's child lives on");
 }
 
@@ -153,10 +153,19 @@ async fn an_add_that_is_given_up_takes_its_plugin_along() {
     bed.plugin("two", "echo $$ > $log.pid; sleep 300");
     let network = bed.network();
     let lease = network.prepare(&pod("p1"), &spec()).await.unwrap();
-    let given_up = tokio::time::timeout(Duration::from_secs(1), network.add(&lease, netns())).await;
-    assert!(given_up.is_err());
+    let given_up = tokio::time::timeout(Duration::from_secs(30), async {
+        tokio::select! {
+            _ = network.add(&lease, netns()) => panic!("a plugin that sleeps came back"),
+            () = async {
+                while bed.log("two.pid").is_empty() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            } => {}
+        }
+    });
+    given_up.await.expect("the plugin never began");
     let pid = bed.log("two.pid");
-    assert!(!pid.is_empty() && ended(&pid), "plugin {pid} lives on");
+    assert!(ended(&pid), "plugin {pid} lives on");
     bed.plugin("two", "true");
     network.del(&pod("p1"), None).await.unwrap();
     assert_eq!(bed.leases_left(), 0);
@@ -175,11 +184,11 @@ async fn output_is_bounded_and_pipes_left_open_do_not_block() {
     let lease = network.prepare(&pod("p2"), &spec()).await.unwrap();
     network.add(&lease, netns()).await.unwrap();
     // So is a child that keeps the pipes.
-    bed.plugin("two", &format!("sleep 4 & {RESULT}"));
+    bed.plugin("two", &format!("sleep 30 & {RESULT}"));
     let lease = network.prepare(&pod("p3"), &spec()).await.unwrap();
     let attached = network.add(&lease, netns()).await.unwrap();
-    assert!(attached.cni < Duration::from_secs(3), "{:?}", attached.cni);
-    assert!(begun.elapsed() < Duration::from_secs(15));
+    assert!(attached.cni < Duration::from_secs(20), "{:?}", attached.cni);
+    assert!(begun.elapsed() < Duration::from_secs(60));
 }
 
 #[tokio::test]
@@ -230,7 +239,7 @@ async fn a_failed_del_keeps_the_lease_and_goes_on_without_its_caller() {
 #[tokio::test]
 async fn pods_do_not_wait_for_each_other_but_operations_of_one_pod_do() {
     let bed = chain();
-    bed.plugin("one", &format!("sleep 0.5; {RESULT}"));
+    bed.plugin("one", &format!("sleep 2; {RESULT}"));
     let network = bed.network();
     let begun = Instant::now();
     let mut adds = tokio::task::JoinSet::new();
@@ -244,7 +253,7 @@ async fn pods_do_not_wait_for_each_other_but_operations_of_one_pod_do() {
     while let Some(done) = adds.join_next().await {
         done.unwrap().unwrap();
     }
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
     let id = pod("p1");
     let (first, second) = tokio::join!(network.del(&id, None), network.del(&id, None));
     assert!(first.is_ok() && second.is_ok());
