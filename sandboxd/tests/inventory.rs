@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sandboxd::observer::inventory::{Context, Found, Hold, Inventory, State};
+use sandboxd::observer::inventory::{Context, Found, Hold, Inventory, Pin, State};
 use sandboxd::observer::{Attribution, PodKeys, ProcessKey};
 use sandboxd::pod::model::{FlowKind, NamespaceInfo, NsInode, NsKind, PodId};
 
@@ -332,7 +332,8 @@ fn a_hundred_namespaces_are_read_in_one_go() {
         least = least.min(cpu_time().saturating_sub(before));
     }
     let own = |found: &&Found| {
-        found.holds.iter().any(|hold| matches!(hold, Hold::Pin(pin) if pin.mntns == process.inode("mnt")))
+        let is_own = |pin: &Pin| pin.mntns == process.inode("mnt") && pin.path.starts_with(dir.path());
+        found.holds.iter().any(|hold| matches!(hold, Hold::Pin(pin) if is_own(pin)))
     };
     let pinned: Vec<_> = inventory.namespaces.iter().filter(own).collect();
     assert_eq!(pinned.len(), 100);

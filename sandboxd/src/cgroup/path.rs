@@ -55,7 +55,7 @@ pub(super) fn plan(driver: Driver, parent: &str, id: &str) -> Result<Planned, Cg
             Ok(Planned { path: format!("{}/{id}", clean.trim_end_matches('/')), default_parent, unit: None })
         }
         Driver::Systemd => {
-            let slice = if parent.is_empty() { DEFAULT_SLICE } else { parent };
+            let slice = if parent.is_empty() { DEFAULT_SLICE } else { systemd_parent(parent)? };
             let scope = format!("sandboxd-{id}.scope");
             let expanded = expand_slice(slice)?;
             let path = format!("{}/{scope}", expanded.trim_end_matches('/'));
@@ -83,15 +83,28 @@ fn cgroupfs_parent(parent: &str) -> Result<String, CgroupError> {
     Ok(format!("/{}", parts.join("/")))
 }
 
+/// The slice that a parent names: kubelet sends its cgroup ("/a.slice/a-b.slice", CgroupName.ToSystemd), others its
+/// name, and the CRI has "/" for the root.
+fn systemd_parent(parent: &str) -> Result<&str, CgroupError> {
+    if parent.split('/').any(|part| part == "..") {
+        let problem = "'..' would lead out of the parent";
+        return Err(CgroupError::BadParent { parent: parent.to_owned(), problem });
+    }
+    let path = parent.trim_end_matches('/');
+    let name = path.rsplit('/').next().unwrap_or(path);
+    match name {
+        "" => Ok("-.slice"),
+        slice if slice.ends_with(".slice") => Ok(slice),
+        _ => Err(CgroupError::PathForSystemd { parent: parent.to_owned() }),
+    }
+}
+
 /// "a-b.slice" is the cgroup "/a.slice/a-b.slice"; "-.slice" is the root (systemd.slice(5)).
 fn expand_slice(slice: &str) -> Result<String, CgroupError> {
     let wrong = || CgroupError::PathForSystemd { parent: slice.to_owned() };
     let name = slice.strip_suffix(".slice").filter(|n| !n.is_empty()).ok_or_else(wrong)?;
     if name == "-" {
         return Ok("/".to_owned());
-    }
-    if name.contains('/') {
-        return Err(wrong());
     }
     let bad = |problem| CgroupError::BadParent { parent: slice.to_owned(), problem };
     // Unit names: letters, digits, and ":-_.\" (systemd.unit(5)).
@@ -147,14 +160,21 @@ mod tests {
                 "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/sandboxd-p1.scope",
             ),
             ("-.slice", "/sandboxd-p1.scope"),
+            ("/", "/sandboxd-p1.scope"),
+            ("/test.slice", "/test.slice/sandboxd-p1.scope"),
+            // As kubelet.
+            ("/a.slice/a-b.slice/a-b-c_d.slice/", "/a.slice/a-b.slice/a-b-c_d.slice/sandboxd-p1.scope"),
         ] {
             assert_eq!(path(Driver::Systemd, parent).unwrap(), expected);
         }
-        for parent in ["/kubepods/x", "kubepods", ".slice", "/a.slice"] {
+        for name in ["a-b.slice", "/a.slice/a-b.slice"] {
+            assert_eq!(plan(Driver::Systemd, name, "p1").unwrap().unit.unwrap().slice, "a-b.slice");
+        }
+        for parent in ["/kubepods/x", "kubepods", ".slice", "/a.slice/b"] {
             let error = path(Driver::Systemd, parent).unwrap_err();
             assert!(error.to_string().contains("cgroup driver is systemd"), "{error}");
         }
-        for parent in ["a--b.slice", "-a.slice", "a-.slice", "a b.slice"] {
+        for parent in ["a--b.slice", "-a.slice", "a-.slice", "a b.slice", "/a.slice/../b.slice"] {
             let error = path(Driver::Systemd, parent).unwrap_err();
             assert!(matches!(error, CgroupError::BadParent { .. }), "{parent}: {error}");
         }

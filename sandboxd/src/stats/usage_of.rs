@@ -14,7 +14,7 @@ pub(super) fn pod(
     all: &[Arc<Pod>],
     containers: &[ContainerFigures],
 ) -> Option<Usage> {
-    let parent = pod.cgroup.rsplit_once('/').map_or("", |(parent, _)| parent);
+    let parent = parent(pod).unwrap_or_default();
     if !pod.spec.cgroup_parent.is_empty() && !parent.is_empty() && !shared(pod, all) {
         return cgroups.usage(parent);
     }
@@ -29,12 +29,17 @@ pub(super) fn pod(
     Some(sum)
 }
 
+/// The cgroup that a pod's own is in. One that is being made has none yet.
+fn parent(pod: &Pod) -> Option<&str> {
+    pod.cgroup.rsplit_once('/').map(|(parent, _)| parent)
+}
+
 /// Whether another pod that runs has the same parent.
 fn shared(pod: &Pod, all: &[Arc<Pod>]) -> bool {
     all.iter().any(|other| {
         other.id != pod.id
             && matches!(other.state, PodState::Creating | PodState::Ready | PodState::Stopping)
-            && other.spec.cgroup_parent == pod.spec.cgroup_parent
+            && (other.spec.cgroup_parent == pod.spec.cgroup_parent || parent(other) == parent(pod))
     })
 }
 
