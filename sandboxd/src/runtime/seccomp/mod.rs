@@ -3,6 +3,7 @@
 //! A profile is the OCI runtime spec's `linux.seccomp`: the default one of [`default`], or a JSON file.
 
 pub mod default;
+mod newer;
 
 use std::collections::VecDeque;
 use std::io::{Read, Seek};
@@ -143,8 +144,12 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
     // A binary tree instead of a list: a dozen comparisons for a call instead of hundreds. Libraries before
     // 2.5 do not have it and stay with the list.
     let _ = context.set_ctl_optimize(2);
+    let mut architectures = vec![ScmpArch::native()];
     for arch in profile.architectures().iter().flatten() {
         let arch = architecture(*arch)?;
+        if !architectures.contains(&arch) {
+            architectures.push(arch);
+        }
         // The machine's own is there from the beginning; libseccomp takes it again.
         context.add_arch(arch).map_err(|e| library(&format!("adding the architecture {arch:?}"), e))?;
     }
@@ -165,7 +170,15 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
                 .map_err(|e| library(&format!("adding a rule for {name}"), e))?;
         }
     }
-    export(&context).map(|program| Filter { program, unknown })
+    let mut program = match default {
+        ScmpAction::Allow | ScmpAction::Log | ScmpAction::Trace(_) => Vec::new(),
+        _ => newer::prefix(profile, &architectures),
+    };
+    program.extend(export(&context)?);
+    if program.len() > MAX_PROGRAM {
+        return Err(SeccompError::TooManyRules { bytes: program.len() });
+    }
+    Ok(Filter { program, unknown })
 }
 
 /// Several comparisons of one argument are alternatives (the OCI runtime spec leaves it open, runc decided);
@@ -248,11 +261,7 @@ fn export(context: &ScmpFilterContext) -> Result<Vec<u8>, SeccompError> {
     let mut file = std::fs::File::from(memory);
     let mut program = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut program)).map_err(SeccompError::Export)?;
-    if program.len() > MAX_PROGRAM {
-        Err(SeccompError::TooManyRules { bytes: program.len() })
-    } else {
-        Ok(program)
-    }
+    Ok(program)
 }
 
 #[cfg(test)]
