@@ -73,6 +73,8 @@ pub enum Request {
     /// To a shim of its own, which has no pod: it ends when the container is removed.
     CreateOci(Box<OciPlan>),
     ExecOci(Box<OciExecPlan>),
+    /// [`Request::CreateOci`] in a user namespace, whose root has this uid and gid on the host.
+    CreateOciMapped(Box<OciPlan>, (u32, u32)),
 }
 
 /// What to do to a container.

@@ -63,7 +63,9 @@ impl Limits {
                 let more = more.or(overhead.memory_limit.and_then(|m| i64::try_from(m).ok())).unwrap_or(0);
                 Some(both.saturating_add(more))
             }
-            other => other.map(|_| -1),
+            Some(_) => Some(-1),
+            // Not said: no swap beyond the memory, as with other runtimes. Where nothing swaps it is not written.
+            None => memory.and_then(|memory| i64::try_from(memory).ok()),
         };
         match (both, memory) {
             (Some(both), None) if both > 0 => return Err(CgroupError::SwapAlone { both }),

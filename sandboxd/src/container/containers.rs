@@ -86,7 +86,9 @@ impl Containers {
         self.root().join(id.as_str())
     }
 
-    pub(super) fn root(&self) -> PathBuf {
+    /// Where those directories are.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
         self.base.root.join("containers")
     }
 

@@ -24,6 +24,7 @@ use super::store::Reservation;
 use crate::cgroup::{Devices, MadeContainer};
 use crate::pod::model::{Pod, PodState};
 use crate::pod::now_ns;
+use crate::pod::spec::IdMappings;
 use crate::runtime::Infra;
 use crate::runtime::task::{Task, TaskPlan};
 
@@ -52,12 +53,17 @@ pub(super) async fn make(
     let name = room.store.reserve(&pod.id, &spec.metadata, &id)?;
     let ground = room.ground(&id, &pod.spec.cgroup_parent)?;
     // Its image volumes as well: they are mounted for as long as it lives.
-    let volumes = spec.mounts.iter().filter_map(|mount| match &mount.source {
-        MountSource::Image { image, .. } => room.base.images.find(&image.image).ok().flatten(),
-        MountSource::Host(_) => None,
-    });
-    let images = std::iter::once(Arc::clone(&image)).chain(volumes);
+    let mut images = vec![Arc::clone(&image)];
+    for mount in &mut spec.mounts {
+        if let MountSource::Image { image: named, .. } = &mut mount.source
+            && let Ok(Some(found)) = room.base.images.find(&named.image)
+        {
+            named.image_id = found.id.to_string();
+            images.push(found);
+        }
+    }
     let layers: Vec<LayerId> = images
+        .iter()
         .flat_map(|image| image.layers.iter().map(|layer| layer.id.clone()).collect::<Vec<_>>())
         .collect();
     let container = Container {
@@ -187,7 +193,7 @@ impl Making {
             None => Devices::defaults(),
         };
         let maps = self.pod.spec.namespaces.user.as_ref().filter(|_| spec.security.privileged);
-        let owner = maps.map(crate::pod::spec::IdMappings::host_root);
+        let owner = maps.map(IdMappings::host_root);
         let (cgroups, planned) = (self.ground.cgroups.clone(), self.ground.planned.clone());
         let resources = spec.resources.clone();
         let made = tokio::task::spawn_blocking(move || {
@@ -216,7 +222,9 @@ impl Making {
         let container = &mut self.record.container;
         self.room.records.write_spec(&container.id, &spec)?;
         self.record.process.clone_from(spec.process());
+        let host_root = self.pod.spec.namespaces.user.as_ref().map(IdMappings::host_root);
         let plan = TaskPlan {
+            host_root,
             id: container.id.clone(),
             pid: container.spec.security.pid.clone(),
             spec,

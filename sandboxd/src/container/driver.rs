@@ -301,22 +301,19 @@ impl Drive {
     }
 
     async fn update(&mut self, asked: &Resources) -> Result<(), ContainerError> {
-        let container = self.container();
-        if !self.alive() {
-            let (id, state) = (container.id.clone(), container.state);
-            return Err(ContainerError::State {
-                id,
-                state,
-                needed: "only a container that has not ended has limits",
-            });
-        }
-        let old = container.spec.resources.clone();
+        let old = self.container().spec.resources.clone();
         let new = merge(&old, asked);
-        self.limit(&old, &new).await?;
+        // One that has ended just now, while its caller resized it: the request is kept, and limits nothing.
+        let alive = self.alive();
+        if alive {
+            self.limit(&old, &new).await?;
+        }
         self.live.record.container.spec.resources = new.clone();
         if let Err(error) = self.live.ground.record(&self.live.record) {
             self.live.record.container.spec.resources = old.clone();
-            self.unlimit(&new, &old).await;
+            if alive {
+                self.unlimit(&new, &old).await;
+            }
             return Err(error);
         }
         self.live.store.publish(self.container().clone());

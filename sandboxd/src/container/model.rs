@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use sandboxd_image::Reference;
 use serde::{Deserialize, Serialize};
 
 use super::spec::{ContainerSpec, ImageRef};
@@ -92,11 +93,19 @@ pub struct ImageNames {
 }
 
 impl ImageNames {
-    /// Of several tags, the one that was asked for.
+    /// Of several names the one that was asked for, else one in the same repository.
     pub fn choose(tags: &[String], digests: &[String], asked: &ImageRef) -> Self {
-        let wanted = |tag: &&String| **tag == asked.image || **tag == asked.user_specified_image;
-        let tag = tags.iter().find(wanted).or(tags.first()).cloned();
-        Self { tag, digest: digests.first().cloned() }
+        let asked = [&asked.user_specified_image, &asked.image];
+        let asked: Vec<Reference> = asked.iter().filter_map(|name| name.parse().ok()).collect();
+        let choose = |names: &[String]| {
+            let exact = |name: &&String| asked.iter().any(|asked| asked.to_string() == **name);
+            let beside = |name: &&String| {
+                let name = name.parse::<Reference>();
+                name.is_ok_and(|name| asked.iter().any(|asked| asked.repository() == name.repository()))
+            };
+            names.iter().find(exact).or_else(|| names.iter().find(beside)).or(names.first()).cloned()
+        };
+        Self { tag: choose(tags), digest: choose(digests) }
     }
 }
 
@@ -137,6 +146,44 @@ impl Container {
             _ if self.started_at_ns.is_none() && !ended.message.is_empty() => "StartError",
             Exit::Code(0) => "Completed",
             Exit::Code(_) | Exit::Signal(_) => "Error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_called_what_was_asked_for_or_its_like() {
+        let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let digest =
+            |repository: &str, of: char| format!("{repository}@sha256:{}", of.to_string().repeat(64));
+        let tags = names(&["a.example/other:2", "docker.io/library/bb:1", "docker.io/library/bb:2"]);
+        let digests = [
+            digest("a.example/other", 'a'),
+            digest("docker.io/library/bb", 'a'),
+            digest("docker.io/library/bb", 'b'),
+        ];
+        let asked = |name: &str| {
+            let image = format!("sha256:{}", "c".repeat(64));
+            let image = ImageRef { image, user_specified_image: name.to_owned(), ..test_image() };
+            let chosen = ImageNames::choose(&tags, &digests, &image);
+            (chosen.tag.unwrap(), chosen.digest.unwrap())
+        };
+        assert_eq!(asked("bb:2"), (tags[2].clone(), digests[1].clone()));
+        assert_eq!(asked(&digests[2]), (tags[1].clone(), digests[2].clone()));
+        assert_eq!(asked(""), (tags[0].clone(), digests[0].clone()));
+        assert_eq!(ImageNames::choose(&[], &[], &test_image()), ImageNames::default());
+    }
+
+    fn test_image() -> ImageRef {
+        ImageRef {
+            image: "bb".into(),
+            user_specified_image: String::new(),
+            runtime_handler: String::new(),
+            annotations: Default::default(),
+            image_id: String::new(),
         }
     }
 }

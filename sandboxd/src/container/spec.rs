@@ -55,6 +55,9 @@ pub struct ImageRef {
     pub user_specified_image: String,
     pub runtime_handler: String,
     pub annotations: BTreeMap<String, String>,
+    /// Of a volume's image: the id that PullImage answers with. Empty until the container is made.
+    #[serde(default)]
+    pub image_id: String,
 }
 
 /// One mount of the request.

@@ -1,6 +1,9 @@
 //! [`Container`] to the wire.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use sandboxd_api::cri;
 use serde_json::{Value, json};
@@ -10,6 +13,7 @@ use crate::container::exec::exit_code;
 use crate::container::model::{Container, ContainerState};
 use crate::container::signal;
 use crate::container::spec::{ImageRef, Mount, MountSource, Propagation};
+use crate::pod::model::PodId;
 use crate::pod::spec::Resources;
 
 pub fn state(state: ContainerState) -> cri::ContainerState {
@@ -59,6 +63,16 @@ fn image_name(container: &Container) -> String {
     names.tag.as_ref().or(names.digest.as_ref()).unwrap_or(&container.spec.image.image).clone()
 }
 
+/// The statuses of a pod's containers, the newest first: kubelet's evented PLEG takes the first of a name for the one
+/// that counts.
+pub fn statuses(containers: Vec<Arc<Container>>, pod: &PodId) -> Vec<cri::ContainerStatus> {
+    let mut of_pod: Vec<_> = containers.into_iter().filter(|container| container.pod == *pod).collect();
+    of_pod.sort_by_key(|container| {
+        (Reverse(container.created_at_ns), Reverse(container.spec.metadata.attempt))
+    });
+    of_pod.iter().map(|container| status(container)).collect()
+}
+
 /// The status of ContainerStatus.
 pub fn status(container: &Container) -> cri::ContainerStatus {
     let spec = &container.spec;
@@ -97,7 +111,10 @@ pub fn status(container: &Container) -> cri::ContainerStatus {
 fn mount(mount: &Mount) -> cri::Mount {
     let (host_path, image, image_sub_path) = match &mount.source {
         MountSource::Host(path) => (path.to_string_lossy().into_owned(), None, String::new()),
-        MountSource::Image { image: of, sub_path } => (String::new(), Some(image(of)), sub_path.clone()),
+        MountSource::Image { image: of, sub_path } => {
+            let of = cri::ImageSpec { image_ref: of.image_id.clone(), ..image(of) };
+            (String::new(), Some(of), sub_path.clone())
+        }
     };
     let maps = mount.id_mappings.as_ref();
     cri::Mount {
@@ -184,10 +201,15 @@ pub fn info(
             "mounts": mounts.collect::<Vec<_>>(),
             "labels": spec.labels,
             "annotations": spec.annotations,
-            "log_path": spec.log_path,
+            "log_path": spec.log_path.as_deref().unwrap_or(Path::new("")),
             "tty": spec.tty,
             "stdin": spec.stdin,
             "stdin_once": spec.stdin_once,
+            "linux": { "security_context": {
+                "privileged": spec.security.privileged,
+                "readonly_rootfs": spec.security.readonly_rootfs,
+                "no_new_privs": spec.security.no_new_privs,
+            } },
         },
         "runtimeSpec": runtime_spec,
     });

@@ -6,10 +6,11 @@ use std::time::Duration;
 use sandboxd_api::cri;
 
 use super::container_translate as translate;
-use super::validate::{Invalid, Why, container_spec, resources};
+use super::validate::{Invalid, Why, changed_resources, container_spec};
 use super::{ContainerService, Cri, CriError};
 use crate::container::exec::ExecOutput;
 use crate::container::model::Container;
+use crate::pod::model::PodId;
 
 /// Containers per message of StreamContainers: a few kilobytes of labels each stay far below 16 MiB.
 pub(super) const STREAM_BATCH: usize = 128;
@@ -80,11 +81,12 @@ impl Cri {
         })
     }
 
-    /// The statuses of a pod's containers, oldest first; none where containers are not served.
-    pub(super) fn statuses_of(&self, pod: &str) -> Vec<cri::ContainerStatus> {
-        let Some(containers) = &self.containers else { return Vec::new() };
-        let of_pod = containers.list().into_iter().filter(|container| container.pod.as_str() == pod);
-        of_pod.map(|container| translate::status(&container)).collect()
+    /// The statuses of a pod's containers; none where containers are not served.
+    pub(super) fn statuses_of(&self, pod: &PodId) -> Vec<cri::ContainerStatus> {
+        self.containers
+            .as_ref()
+            .map(|containers| translate::statuses(containers.list(), pod))
+            .unwrap_or_default()
     }
 
     pub(super) async fn update_container_resources(
@@ -97,7 +99,7 @@ impl Cri {
         if request.windows.is_some() {
             return Err(Invalid::new("windows", "set", Why::Windows).into());
         }
-        let limits = resources("linux", request.linux)?;
+        let limits = changed_resources("linux", request.linux)?;
         Ok(containers.update(container.id.as_str(), limits).await?)
     }
 

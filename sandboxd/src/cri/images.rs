@@ -92,8 +92,7 @@ impl Cri {
         let (images, containers) = (room.images().mountpoint(), room.containers_dir());
         let (images, containers) = (images.display().to_string(), containers.display().to_string());
         let usage = room.images().usage();
-        let counted = tokio::task::spawn_blocking(move || room.containers_usage()).await;
-        let counted = counted.map_err(sandboxd_image::ImageError::from)?;
+        let counted = room.containers_usage().await;
         Ok(cri::ImageFsInfoResponse {
             image_filesystems: vec![entry(images, usage)],
             container_filesystems: vec![entry(containers, counted)],

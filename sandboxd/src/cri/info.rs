@@ -1,11 +1,13 @@
 //! The JSON of verbose answers.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::NodeReport;
-use crate::pod::model::{NamespaceInfo, Pod, Step, Sysfs};
+use crate::pod::model::{NamespaceInfo, NsKind, Pod, Step, Sysfs};
+use crate::pod::spec::PodSpec;
 
 /// `info` of PodSandboxStatus: under "info", as crictl reads it.
 pub fn pod(pod: &Pod) -> HashMap<String, String> {
@@ -33,8 +35,46 @@ pub fn pod(pod: &Pod) -> HashMap<String, String> {
         "hostRoot": host_root,
         "sysfs": { "state": sysfs, "reason": denied },
         "error": pod.error,
+        "config": config(&pod.spec),
+        "runtimeSpec": { "linux": { "cgroupsPath": pod.cgroup, "namespaces": runtime_namespaces(pod) } },
     });
     HashMap::from([("info".to_owned(), value.to_string())])
+}
+
+/// What kubelet asked for, under the CRI's names.
+fn config(spec: &PodSpec) -> Value {
+    let of = &spec.metadata;
+    let ports = spec.port_mappings.iter().map(|port| {
+        json!({ "container_port": port.container_port, "host_port": port.host_port, "host_ip": port.host_ip })
+    });
+    json!({
+        "metadata": { "name": of.name, "uid": of.uid, "namespace": of.namespace, "attempt": of.attempt },
+        "hostname": spec.hostname,
+        "log_directory": spec.log_directory,
+        "dns_config": { "servers": spec.dns.servers, "searches": spec.dns.searches, "options": spec.dns.options },
+        "port_mappings": ports.collect::<Vec<_>>(),
+        "labels": spec.labels,
+        "annotations": spec.annotations,
+        "linux": { "cgroup_parent": spec.cgroup_parent, "sysctls": spec.sysctls },
+    })
+}
+
+/// As an OCI runtime's config.json has them: tools look there for the path of the network namespace.
+fn runtime_namespaces(pod: &Pod) -> Vec<Value> {
+    let of = pod.namespaces.iter().filter(|n| !n.host).map(|n| {
+        let kind = match n.kind {
+            NsKind::Net => "network",
+            NsKind::Mnt => "mount",
+            other => other.name(),
+        };
+        let of_process = || pod.infra_pid.map(|pid| format!("/proc/{pid}/ns/{}", n.kind.name()).into());
+        let path: Option<PathBuf> = match n.kind {
+            NsKind::Net => pod.netns_path.clone().or_else(of_process),
+            _ => n.pin.clone().or_else(of_process),
+        };
+        json!({ "type": kind, "path": path })
+    });
+    of.collect()
 }
 
 fn namespace(n: &NamespaceInfo) -> Value {

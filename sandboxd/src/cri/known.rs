@@ -31,6 +31,10 @@ impl stats::Containers for Known {
     fn upper(&self, container: &Container) -> Option<PathBuf> {
         Some(self.0.dir(&container.id).join("upper"))
     }
+
+    fn root(&self) -> PathBuf {
+        self.0.root()
+    }
 }
 
 impl ContainerSource for Known {
@@ -39,7 +43,6 @@ impl ContainerSource for Known {
     }
 
     fn statuses(&self, pod: &PodId) -> Vec<cri::ContainerStatus> {
-        let of_pod = self.0.list().into_iter().filter(|container| container.pod == *pod);
-        of_pod.map(|container| container_translate::status(&container)).collect()
+        container_translate::statuses(self.0.list(), pod)
     }
 }

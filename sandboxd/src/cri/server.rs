@@ -270,7 +270,7 @@ impl Cri {
         Ok(cri::PodSandboxStatusResponse {
             status: Some(translate::status(&pod)),
             info: if request.verbose { info::pod(&pod) } else { Default::default() },
-            containers_statuses: self.statuses_of(pod.id.as_str()),
+            containers_statuses: self.statuses_of(&pod.id),
             timestamp: now_ns(),
         })
     }

@@ -375,7 +375,7 @@ async fn bad_requests_are_refused_by_name() {
     bad.hostname = "a b".into();
     let request = api::RunPodSandboxRequest { config: Some(bad), runtime_handler: String::new() };
     let error = e.runtime.run_pod_sandbox(request).await.expect_err("host name");
-    assert!(error.message().starts_with("config.hostname = \"a b\": not an RFC 1123 name"), "{error}");
+    assert!(error.message().starts_with("config.hostname = \"a b\": not a host's name"), "{error}");
 
     let stop = e.runtime.stop_pod_sandbox(api::StopPodSandboxRequest::default()).await;
     assert_eq!(stop.expect_err("no id").code(), Code::InvalidArgument);

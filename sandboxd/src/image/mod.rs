@@ -7,12 +7,15 @@ mod client_archives;
 mod service;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sandboxd_image::pull::{PolicyFile, SignaturePolicy};
 use sandboxd_image::registry::{Hosts, HttpSettings};
 use sandboxd_image::{Image, Images, Limits, PullError, PullRequest, PullSettings, Puller, Settings, Usage};
+
+use tokio::sync::watch;
 
 pub use client::{ImageCommand, run as run_command};
 pub use service::server;
@@ -21,6 +24,8 @@ use crate::config;
 
 /// How long the figures of the containers' files hold: to count them is to walk through them.
 const USAGE_AGE: Duration = Duration::from_secs(30);
+/// How long a caller waits for them to be counted: crictl gives any answer two seconds.
+const USAGE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The store's settings.
 #[must_use]
@@ -36,7 +41,8 @@ pub struct ImageRoom {
     puller: Arc<Puller>,
     /// Of the containers' own files.
     containers: PathBuf,
-    counted: Arc<Mutex<Option<(Instant, Usage)>>>,
+    counted: Arc<watch::Sender<Option<(Instant, Usage)>>>,
+    counting: Arc<AtomicBool>,
 }
 
 impl ImageRoom {
@@ -64,7 +70,8 @@ impl ImageRoom {
             policy: policy.map(|policy| Arc::new(policy) as Arc<dyn SignaturePolicy>),
         };
         let puller = Puller::new(Arc::clone(&images), settings);
-        Ok(Self { images, puller, containers: root.join("containers"), counted: Arc::default() })
+        let containers = root.join("containers");
+        Ok(Self { images, puller, containers, counted: Arc::default(), counting: Arc::default() })
     }
 
     #[must_use]
@@ -91,18 +98,22 @@ impl ImageRoom {
         &self.containers
     }
 
-    /// What the containers' own files take. Blocks while it counts.
-    #[must_use]
-    pub fn containers_usage(&self) -> Usage {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, usage)) = *counted
-            && at.elapsed() < USAGE_AGE
-        {
+    /// What the containers' own files take. Where they are too many to count at once, that of the time before.
+    pub async fn containers_usage(&self) -> Usage {
+        let mut counted = self.counted.subscribe();
+        let fresh = counted.borrow_and_update().filter(|(at, _)| at.elapsed() < USAGE_AGE);
+        if let Some((_, usage)) = fresh {
             return usage;
         }
-        let usage = walk(&self.containers);
-        *counted = Some((Instant::now(), usage));
-        usage
+        if !self.counting.swap(true, Ordering::AcqRel) {
+            let (this, dir) = (self.clone(), self.containers.clone());
+            tokio::task::spawn_blocking(move || {
+                this.counted.send_replace(Some((Instant::now(), walk(&dir))));
+                this.counting.store(false, Ordering::Release);
+            });
+        }
+        let _ = tokio::time::timeout(USAGE_PATIENCE, counted.changed()).await;
+        counted.borrow().map(|(_, usage)| usage).unwrap_or_default()
     }
 }
 

@@ -37,6 +37,8 @@ pub struct TaskPlan {
     pub log: Option<OwnedFd>,
     /// `cgroup.procs` of the container's cgroup in each hierarchy, open for writing.
     pub cgroup: Vec<OwnedFd>,
+    /// The host's uid and gid of the root of the pod's user namespace.
+    pub host_root: Option<(u32, u32)>,
 }
 
 /// How a task or process ended, and when (nanoseconds since the Unix epoch).

@@ -31,8 +31,6 @@ pub struct Layer {
     pub at_ns: i64,
     pub bytes: u64,
     pub inodes: u64,
-    /// The directory it is in.
-    pub dir: PathBuf,
 }
 
 /// The file system of a directory.
@@ -91,7 +89,7 @@ impl Layers {
         let counting = tokio::task::spawn_blocking(move || {
             for (id, upper) in due {
                 let counted = count(&upper);
-                this.put(&id, counted, upper);
+                this.put(&id, counted, &upper);
             }
         });
         // Dropping the handle lets it go on.
@@ -119,13 +117,13 @@ impl Layers {
         due
     }
 
-    fn put(&self, id: &ContainerId, counted: io::Result<(u64, u64)>, dir: PathBuf) {
+    fn put(&self, id: &ContainerId, counted: io::Result<(u64, u64)>, dir: &Path) {
         let mut all = self.known();
         let known = all.entry(id.clone()).or_default();
         known.counting = false;
         known.counted = Some(Instant::now());
         known.layer = match counted {
-            Ok((bytes, inodes)) => Some(Layer { at_ns: now_ns(), bytes, inodes, dir }),
+            Ok((bytes, inodes)) => Some(Layer { at_ns: now_ns(), bytes, inodes }),
             Err(error) => {
                 // A container that was removed meanwhile, mostly.
                 tracing::debug!(container = %id, dir = %dir.display(), %error, "layer not counted");

@@ -35,6 +35,8 @@ pub trait Containers: Send + Sync + std::fmt::Debug + 'static {
     fn list(&self) -> Vec<Arc<Container>>;
     /// The directory that holds what a container has written; `None`: it has none.
     fn upper(&self, container: &Container) -> Option<PathBuf>;
+    /// The directory that holds those of all containers.
+    fn root(&self) -> PathBuf;
 }
 
 /// What a container uses.
@@ -49,6 +51,8 @@ pub struct ContainerFigures {
     pub nano_cores: Option<u64>,
     /// `None`: not counted yet.
     pub layer: Option<Layer>,
+    /// The directory that holds all containers' layers.
+    pub layers_root: PathBuf,
     /// The file system that holds it.
     pub space: Option<Space>,
 }
@@ -150,6 +154,7 @@ impl Inner {
             nano_cores: cpu.map(|cpu| self.rates.rate(container.id.as_str(), begun_ns, at_ns, cpu.total)),
             usage,
             layer: self.layers.get(&container.id),
+            layers_root: self.containers.root(),
             // A container that is being removed has none.
             space: self.containers.upper(&container).and_then(|upper| Space::of(&upper).ok()),
             container,

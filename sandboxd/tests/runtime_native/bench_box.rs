@@ -211,6 +211,7 @@ impl Box {
             linux.namespaces_mut().as_mut().unwrap().push(namespace);
         }
         TaskPlan {
+            host_root: None,
             id,
             spec: given.spec,
             pid: given.pid,

@@ -118,6 +118,7 @@ impl Node {
         let cgroup = cgroup(&id, &prepared);
         let log = self.dir.path().join(format!("{id}.log"));
         let plan = TaskPlan {
+            host_root: None,
             id: id.clone(),
             spec: prepared.spec,
             pid,

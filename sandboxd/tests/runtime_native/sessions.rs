@@ -92,6 +92,7 @@ fn spec(stdin_once: bool, tty: bool) -> ContainerSpec {
             user_specified_image: String::new(),
             runtime_handler: String::new(),
             annotations: Default::default(),
+            image_id: String::new(),
         },
         command: Vec::new(),
         args: Vec::new(),

@@ -61,12 +61,26 @@ fn runc_runs_what_was_asked_for() {
         let host = stage.host_id(0).to_string();
         ensure!(map[..2] == ["0", host.as_str()], "{lines:?}");
         ensure!(log(Path::new(&status.log_path))?.of("stderr").trim() == "err");
+        // Its streams are its own: programs open them again.
+        let again = "echo x > /dev/stdout; echo y > /dev/stderr; read z < /dev/stdin; stat -L -c %u:%a /proc/self/fd/1";
+        for user in [0, 1000] {
+            let request = stage.container(&format!("again-{user}")).sh(again).run_as(user, user);
+            let (status, text) = kube.result(&stage.pod, request).await?;
+            ensure!(status.exit_code == 0, "{text:?}");
+            ensure!(text.lines().last() == Some(&*format!("{user}:600")), "{text:?}");
+        }
+        let waits = kube.run(&stage.pod, stage.container("waits").waits().run_as(1000, 1000)).await?;
+        let said =
+            kube.asked(&waits, &["sh", "-c", "echo x > /dev/stdout; stat -L -c %u /proc/self/fd/1"]).await?;
+        ensure!(said == "x\n1000", "{said:?}");
+        kube.remove(&waits).await?;
         let terminal = stage.container("terminal").sh("tty; echo there").with(|c| c.tty = true);
         let (of_terminal, text) = kube.result(&stage.pod, terminal).await?;
         ensure!(text.contains("/dev/pts/0") && text.contains("there"), "{text:?}");
-        for id in [&status.id, &of_terminal.id] {
-            kube.remove(id).await?;
+        for one in kube.list(None).await? {
+            kube.remove(&one.id).await?;
         }
+        ensure!(of_terminal.exit_code == 0, "{of_terminal:?}");
         let kept = kept(stage.node)?;
         ensure!(kept.is_empty(), "{kept:?}");
         Ok(())

@@ -44,6 +44,11 @@ fn created_running_exited() {
         let id = kube.run(&stage.pod, stage.container("killed").sh("kill -9 $$")).await?;
         // PID 1 of a pid namespace cannot kill itself: it goes on to the end of the script.
         kube.ended(&id).await?;
+        // kubelet takes the first of a name for the one that counts.
+        let again = stage.container("life").with(|c| c.metadata.get_or_insert_default().attempt = 4);
+        let newest = kube.create(&stage.pod, again).await?;
+        let statuses = kube.cri.status(&stage.pod.id).await?.containers_statuses;
+        ensure!(statuses.len() == 4 && statuses[0].id == newest && statuses[1].id == id, "{statuses:?}");
         Ok(())
     });
 }

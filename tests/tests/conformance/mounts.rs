@@ -196,6 +196,13 @@ fn an_images_files_can_be_mounted() {
             )
             .await?;
         ensure!(text == "/img/bin/busybox\n/sub/passwd\nro\n0", "{text}");
+        let id = stage.kube.create(&stage.pod, stage.container("told").mount(image("", "/img"))).await?;
+        let status = stage.kube.status(&id).await?;
+        let told = status.mounts[0].image.clone().unwrap_or_default();
+        ensure!(told.image == IMAGE && told.image_ref == status.image_id, "{told:?}, {}", status.image_id);
+        let writable = Mount { readonly: false, ..image("", "/x") };
+        let refusal = stage.kube.create(&stage.pod, stage.container("bad").mount(writable)).await;
+        refused(refusal, Code::InvalidArgument, &["mounts[0].readonly", "read-only"])?;
         for bad in ["../etc", "/nosuch"] {
             let refusal = stage.kube.create(&stage.pod, stage.container("bad").mount(image(bad, "/x"))).await;
             ensure!(refusal.is_err(), "{bad} was taken");

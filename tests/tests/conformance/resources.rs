@@ -83,6 +83,14 @@ fn an_update_is_all_or_an_error() {
         .await?;
         let limit = || file(stage, &id, &["memory.limit_in_bytes", "memory.max"]);
         ensure!(limit()? == (96u64 << 20).to_string(), "{}", limit()?);
+        // Nothing was said of swap: what does not swap at all may have no file for it.
+        let both =
+            [("memory.memsw.limit_in_bytes", (96u64 << 20).to_string()), ("memory.swap.max", "0".into())];
+        for (name, expected) in both {
+            if let Ok(text) = file(stage, &id, &[name]) {
+                ensure!(text == expected, "{name}: {text}");
+            }
+        }
         let resources = stage.kube.status(&id).await?.resources.and_then(|r| r.linux).unwrap_or_default();
         ensure!(
             resources.memory_limit_in_bytes == 96 << 20 && resources.cpu_quota == 30_000,

@@ -37,7 +37,8 @@ fn seen() -> BTreeSet<String> {
     }
     let saved = tool("iptables-save", &["-t", "nat"]).unwrap_or_default();
     all.extend(saved.lines().filter(|line| line.contains("CNI-")).map(str::to_owned));
-    let shims = proc::all().into_iter().filter(|p| p.command.contains("sandboxd"));
+    let shims =
+        proc::all().into_iter().filter(|p| p.command.contains("sandboxd") && !p.command.contains("rustc "));
     all.extend(shims.map(|p| format!("process {}: {}", p.pid, p.command)));
     all
 }

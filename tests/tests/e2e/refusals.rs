@@ -115,13 +115,12 @@ fn bad_input_is_refused_by_field_and_value() {
         let mut all = bad_mappings(&pod);
         all.extend(bad_namespaces(&pod));
         all.extend(bad_values(&pod));
-        for name in ["name", "uid", "namespace"] {
+        for name in ["name", "namespace"] {
             let config = pod()
                 .with(|c| {
                     let metadata = c.metadata.get_or_insert_default();
                     match name {
                         "name" => metadata.name.clear(),
-                        "uid" => metadata.uid.clear(),
                         _ => metadata.namespace.clear(),
                     }
                 })

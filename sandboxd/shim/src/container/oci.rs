@@ -68,8 +68,9 @@ pub fn settle() -> Result<(), StepError> {
     rustix::process::set_child_subreaper(Some(own)).step(|| "become a subreaper".into())
 }
 
-/// Makes a container, up to the point before exec. On an error nothing is left of it.
-pub fn create(plan: OciPlan, fds: Vec<OwnedFd>) -> Result<Container, Failure> {
+/// Makes a container, up to the point before exec; `root`: the host's ids of its user namespace's root. On an error
+/// nothing is left of it.
+pub fn create(plan: OciPlan, root: Option<(u32, u32)>, fds: Vec<OwnedFd>) -> Result<Container, Failure> {
     let outside = |error: StepError| error.failure(None);
     let copy = |index: u8| descriptor(&fds, index).and_then(|fd| fcntl_dupfd_cloexec(fd, 3));
     let taken = || "take the container's descriptors".to_owned();
@@ -84,6 +85,7 @@ pub fn create(plan: OciPlan, fds: Vec<OwnedFd>) -> Result<Container, Failure> {
     let streams = || "make the container's streams".to_owned();
     let settings = Settings { stdin: plan.stdin, stdin_once: plan.stdin_once, tty: plan.terminal, log };
     let (mut io, theirs) = ContainerIo::new(settings).step(streams).map_err(outside)?;
+    give(&theirs, root).step(streams).map_err(outside)?;
     let carrier = Carrier {
         runtime: plan.runtime,
         dir: plan.dir.into(),
@@ -168,6 +170,7 @@ pub fn execute(container: &Container, plan: OciExecPlan, id: u64, client: u64) -
     let streams = || "make the process's streams".to_owned();
     let wanted = Wanted { stdin: plan.stdin, stdout: plan.stdout, stderr: plan.stderr };
     let (mut io, theirs, mut ours) = ExecIo::new(wanted, plan.terminal).step(streams).map_err(outside)?;
+    give(&theirs, root_of(container.child.pid)).step(streams).map_err(outside)?;
     let run = carrier.runs.replace(carrier.runs.get().wrapping_add(1));
     let [json, pid, socket] = ["json", "pid", "sock"].map(|end| format!("exec-{run}.{end}"));
     let cgroup = container.exec_cgroups.as_ref().and_then(Cgroups::make);
@@ -219,6 +222,26 @@ pub fn execute(container: &Container, plan: OciExecPlan, id: u64, client: u64) -
     ours = terminal.unwrap_or(ours);
     let exec = Exec::of_runtime(id, plan.container, child, client, io, cgroup);
     Ok(Executed { exec, streams: ours, warnings: Vec::new() })
+}
+
+/// The host's ids of the root of a process' user namespace. It waits to be reaped here: its pid is nobody else's.
+fn root_of(pid: i32) -> Option<(u32, u32)> {
+    let id = |file: &str| {
+        let map = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+        map.lines().find_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            (words.next()? == "0").then(|| words.next()?.parse::<u32>().ok()).flatten()
+        })
+    };
+    id("uid_map").zip(id("gid_map"))
+}
+
+/// Gives the ends of pipes to a user namespace's root, so that the runtime, which is inside by then, can give them to
+/// the process' user: it opens them again as /dev/stdout.
+fn give(ends: &ChildFds, root: Option<(u32, u32)>) -> Result<(), Errno> {
+    let Some((uid, gid)) = root else { return Ok(()) };
+    let mut ends = [&ends.stdin, &ends.stdout, &ends.stderr].into_iter().flatten();
+    ends.try_for_each(|end| Linux.own(end.as_fd(), "", uid, Some(gid)))
 }
 
 /// What is not there is /dev/null.

@@ -167,6 +167,7 @@ impl Containers {
             | Request::SelfTest
             | Request::Shm
             | Request::CreateOci(_)
+            | Request::CreateOciMapped(..)
             | Request::Far { .. } => Err(Not::Refused(Refusal::Malformed)),
         };
         match answer {
@@ -177,8 +178,13 @@ impl Containers {
     }
 
     /// The one container of a shim that has no pod.
-    pub fn create_oci(&mut self, plan: OciPlan, fds: Vec<OwnedFd>) -> Result<Answer, Failure> {
-        let container = oci::create(plan, fds)?;
+    pub fn create_oci(
+        &mut self,
+        plan: OciPlan,
+        root: Option<(u32, u32)>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Answer, Failure> {
+        let container = oci::create(plan, root, fds)?;
         let pid = container.child.pid;
         let pidfd = fcntl_dupfd_cloexec(&container.child.pidfd, 3);
         self.all.push(container);

@@ -201,21 +201,16 @@ impl Shim {
                 self.reply_with_pidfd(index, &reply)?;
                 if self.made.is_some() { Ok(()) } else { Err(End) }
             }
-            (Request::CreateOci(plan), None) => {
-                let answer = match self.create_oci(*plan, fds) {
-                    Ok(answer) => answer,
-                    Err(failure) => Answer { reply: Reply::NotDone(failure), fds: Vec::new() },
-                };
-                self.answer(index, &answer)?;
-                if self.made.is_some() { Ok(()) } else { Err(End) }
-            }
+            (Request::CreateOci(plan), None) => self.answer_oci(index, *plan, None, fds),
+            (Request::CreateOciMapped(plan, root), None) => self.answer_oci(index, *plan, Some(root), fds),
             (Request::SelfTest, None) => {
                 self.reply(index, &Reply::SelfTest(selftest::run()), &[])?;
                 Err(End)
             }
-            (Request::Create(_) | Request::CreateOci(_) | Request::SelfTest, Some(_)) => {
-                self.reply(index, &Reply::Refused(Refusal::AlreadyCreated), &[])
-            }
+            (
+                Request::Create(_) | Request::CreateOci(_) | Request::CreateOciMapped(..) | Request::SelfTest,
+                Some(_),
+            ) => self.reply(index, &Reply::Refused(Refusal::AlreadyCreated), &[]),
             (Request::Kill, None) => {
                 self.reply(index, &Reply::Killed { exit: Exit::Unknown }, &[])?;
                 Err(End)
@@ -303,14 +298,34 @@ impl Shim {
         self.reply(client, &answer.reply, &fds)
     }
 
-    fn create_oci(&mut self, plan: OciPlan, fds: Vec<OwnedFd>) -> Result<Answer, Failure> {
+    fn answer_oci(
+        &mut self,
+        index: u64,
+        plan: OciPlan,
+        root: Option<(u32, u32)>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), End> {
+        let answer = match self.create_oci(plan, root, fds) {
+            Ok(answer) => answer,
+            Err(failure) => Answer { reply: Reply::NotDone(failure), fds: Vec::new() },
+        };
+        self.answer(index, &answer)?;
+        if self.made.is_some() { Ok(()) } else { Err(End) }
+    }
+
+    fn create_oci(
+        &mut self,
+        plan: OciPlan,
+        root: Option<(u32, u32)>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Answer, Failure> {
         let settled = null_streams().and_then(|()| oci::settle());
         settled.map_err(|error| error.failure(None))?;
         let words = || format!("listen on {}/{SOCKET_NAME}", plan.dir);
         let listener = listen(&plan.dir).and_then(|listener| Linux.change_dir("/").map(|()| listener));
         let listener = listener.step(words).map_err(|error| error.failure(None))?;
         let mut containers = Containers::new(Surroundings::default());
-        let answer = containers.create_oci(plan, fds)?;
+        let answer = containers.create_oci(plan, root, fds)?;
         let (pod, sysfs) = (String::new(), SysfsKind::None);
         self.made = Some(Made { pod, sysfs, infra: None, listener, containers });
         Ok(answer)

@@ -141,8 +141,8 @@ fn read(path: &Path) -> Result<File, String> {
     let parsed: Text = if json {
         serde_json::from_str(&text).map_err(|error| error.to_string())?
     } else {
-        // The first line says it; the rest shows the file.
-        serde_saphyr::from_str(&text)
+        // As Go's readers: 0640 is octal. The first line of an error says it; the rest shows the file.
+        serde_saphyr::from_str_with_options(&text, serde_saphyr::options! { legacy_octal_numbers: true })
             .map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())?
     };
     let version = parsed.cdi_version.trim_start_matches('v');

@@ -44,6 +44,20 @@ fn devices_are_found_in_both_forms() {
 }
 
 #[test]
+fn yaml_has_modes_in_octal() {
+    let dir = tempfile::tempdir().unwrap();
+    for (mode, expected) in [("0640", 0o640), ("0o640", 0o640), ("416", 416)] {
+        let yaml = format!(
+            "cdiVersion: 1.0.0\nkind: example.com/nic\ndevices:\n- name: \"0\"\n  containerEdits:\n    deviceNodes:\n    - \
+             path: /dev/zero\n      fileMode: {mode}\n"
+        );
+        fs::write(dir.path().join("nic.yaml"), yaml).unwrap();
+        let edits = of(&["example.com/nic=0"], &[dir.path()], &User::default()).unwrap();
+        assert_eq!(edits.devices.0[0].0.file_mode(), Some(expected), "{mode}");
+    }
+}
+
+#[test]
 fn what_is_not_there_or_cannot_be_done_is_named() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("gpu.json"), JSON).unwrap();

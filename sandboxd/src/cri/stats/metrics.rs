@@ -189,6 +189,6 @@ fn spec(metrics: &mut Metrics, container: &Container) {
     metrics.add(&d::SPEC_CPU_SHARES, &[], r.cpu_shares.unwrap_or(1024));
     metrics.add(&d::SPEC_MEMORY_LIMIT, &[], r.memory_limit.unwrap_or(0));
     metrics.add(&d::SPEC_MEMORY_RESERVATION, &[], 0);
-    let both = r.memory_swap_limit.and_then(|both| u64::try_from(both).ok());
+    let both = r.memory_swap_limit.map_or(r.memory_limit, |both| u64::try_from(both).ok());
     metrics.add(&d::SPEC_MEMORY_SWAP, &[], both.unwrap_or(0));
 }

@@ -1,6 +1,7 @@
 //! [`ContainerFigures`] and [`PodFigures`] to the wire.
 
 use sandboxd_api::cri;
+use std::path::Path;
 
 use crate::cgroup::{Pressure, Stall, Usage};
 use crate::stats::{ContainerFigures, Interface, Layer, PodFigures};
@@ -20,7 +21,7 @@ pub fn container(figures: &ContainerFigures) -> cri::ContainerStats {
         }),
         cpu: usage.and_then(|usage| cpu(at, usage, figures.nano_cores)),
         memory: usage.and_then(|usage| memory(at, usage)),
-        writable_layer: figures.layer.as_ref().map(layer),
+        writable_layer: figures.layer.as_ref().map(|of| layer(of, &figures.layers_root)),
         swap: usage.and_then(|usage| swap(at, usage)),
         io: usage.and_then(|usage| io(at, usage)),
     }
@@ -107,10 +108,11 @@ fn psi(pressure: Pressure) -> cri::PsiStats {
     cri::PsiStats { full: Some(data(pressure.full)), some: Some(data(pressure.some)) }
 }
 
-fn layer(layer: &Layer) -> cri::FilesystemUsage {
+/// All containers' layers are on one file system, which ImageFsInfo names in the same way: kubelet asks it for its size.
+fn layer(layer: &Layer, root: &Path) -> cri::FilesystemUsage {
     cri::FilesystemUsage {
         timestamp: layer.at_ns,
-        fs_id: Some(cri::FilesystemIdentifier { mountpoint: layer.dir.display().to_string() }),
+        fs_id: Some(cri::FilesystemIdentifier { mountpoint: root.display().to_string() }),
         used_bytes: value(layer.bytes),
         inodes_used: value(layer.inodes),
     }

@@ -23,7 +23,8 @@ pub(super) fn metadata(metadata: Option<cri::PodSandboxMetadata>) -> Result<Meta
         ("config.metadata.uid", &m.uid),
         ("config.metadata.namespace", &m.namespace),
     ] {
-        if value.is_empty() {
+        // Without a uid a pod is still told from others by its name.
+        if value.is_empty() && field != "config.metadata.uid" {
             return Err(Invalid::new(field, value, Why::Missing));
         }
         text(field, value, NAME_MAX)?;
@@ -54,7 +55,8 @@ pub(super) fn hostname(value: String, network: NetworkMode, host: &Host) -> Resu
 
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
-        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        // Linux takes an underscore, and so do pods made by hand.
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
         && !label.starts_with('-')
         && !label.ends_with('-')
 }

@@ -22,7 +22,7 @@ use sandboxd_api::cri;
 use crate::pod::spec::PodSpec;
 
 pub use container::container_spec;
-pub use resources::resources;
+pub use resources::{changed_resources, resources};
 pub use why::{Invalid, Why};
 
 /// What validation must know of the node.

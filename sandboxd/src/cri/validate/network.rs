@@ -27,7 +27,8 @@ pub(super) fn dns(dns: cri::DnsConfig) -> Result<Dns, Invalid> {
     }
     words("config.dns_config.searches", &dns.searches)?;
     words("config.dns_config.options", &dns.options)?;
-    let bytes: usize = dns.searches.iter().map(|s| s.len() + 1).sum();
+    // With the spaces between them.
+    let bytes = dns.searches.iter().map(String::len).sum::<usize>() + dns.searches.len().saturating_sub(1);
     if bytes > DNS_SEARCH_BYTES_MAX {
         let value = format_args!("{bytes} bytes");
         return Err(Invalid::new(

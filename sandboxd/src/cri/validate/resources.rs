@@ -20,6 +20,25 @@ const ENTRIES_MAX: usize = 256;
 /// # Errors
 /// The first field that no cgroup can carry out.
 pub fn resources(field: &str, resources: Option<cri::LinuxContainerResources>) -> Result<Resources, Invalid> {
+    any_resources(field, resources, false)
+}
+
+/// [`resources`] of an update, in which what is not set stays as it is.
+///
+/// # Errors
+/// Those of [`resources`].
+pub fn changed_resources(
+    field: &str,
+    resources: Option<cri::LinuxContainerResources>,
+) -> Result<Resources, Invalid> {
+    any_resources(field, resources, true)
+}
+
+fn any_resources(
+    field: &str,
+    resources: Option<cri::LinuxContainerResources>,
+    is_change: bool,
+) -> Result<Resources, Invalid> {
     let Some(r) = resources else { return Ok(Resources::default()) };
     let at = |name: &str| format!("{field}.{name}");
     let cpu_period = range(&at("cpu_period"), r.cpu_period, CPU_PERIOD)?;
@@ -35,6 +54,8 @@ pub fn resources(field: &str, resources: Option<cri::LinuxContainerResources>) -
     let memory_swap_limit = match r.memory_swap_limit_in_bytes {
         0 => None,
         swap if swap == -1 || (memory_limit > 0 && swap >= r.memory_limit_in_bytes) => Some(swap),
+        // Compared with the limit that is there.
+        swap if is_change && memory_limit == 0 && swap > 0 => Some(swap),
         swap => return Err(Invalid::new(at("memory_swap_limit_in_bytes"), swap, Why::SwapLimit)),
     };
     Ok(Resources {

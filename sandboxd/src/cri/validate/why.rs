@@ -52,7 +52,7 @@ pub enum Why {
 
     #[error("the kernel takes at most 64 bytes (__NEW_UTS_LEN): shorten it")]
     HostnameLength,
-    #[error("not an RFC 1123 name: letters, digits and inner '-', in parts of 1 to 63 joined by '.'")]
+    #[error("not a host's name: letters, digits, '_' and inner '-', in parts of 1 to 63 joined by '.'")]
     HostnameForm,
     #[error(
         "the pod shares the node's UTS namespace and would rename the node: leave it empty, or use network POD"
@@ -200,6 +200,8 @@ pub enum Why {
     SubPath,
     #[error("an image is mounted private to the container: use PROPAGATION_PRIVATE")]
     ImagePropagation,
+    #[error("an image is mounted read-only, whatever it is asked for (CRI): set readonly")]
+    ImageWritable,
     #[error("recursive_read_only needs readonly beside it (CRI): set both, or neither")]
     RecursiveWithoutReadonly,
     #[error("recursive_read_only needs PROPAGATION_PRIVATE (CRI): correct one of them")]

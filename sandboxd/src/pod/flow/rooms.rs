@@ -19,7 +19,7 @@ use crate::network::{Attached, Lease, Network, NetworkError, dns, loopback_up};
 use crate::observer::{Attribution, Explanation, Observer, PodKeys};
 use crate::pod::error::PodError;
 use crate::pod::model::{NamespaceInfo, NsKind, Pod, PodId, StepName};
-use crate::pod::spec::NetworkMode;
+use crate::pod::spec::{NetworkMode, Resources};
 use crate::runtime::namespaces::{self, HostInodes};
 
 /// How long the flow waits for the observer to report the check behind a failed mount: the event is in
@@ -130,7 +130,7 @@ impl Effects for Rooms {
     async fn create_cgroup(&self, pod: &Pod) -> Result<Arc<dyn Cgroup>, CgroupError> {
         let path = self.cgroups.plan(&pod.spec.cgroup_parent, &pod.id)?;
         let cgroups = self.cgroups.clone();
-        let (resources, overhead) = (pod.spec.resources.clone(), pod.spec.overhead.clone());
+        let (resources, overhead) = (of_infra(&pod.spec.resources), pod.spec.overhead.clone());
         let made = blocking(move || cgroups.create(&path, &resources, &overhead)).await?;
         Ok(Arc::new(made))
     }
@@ -138,7 +138,7 @@ impl Effects for Rooms {
     async fn update_cgroup(&self, pod: &Pod) -> Result<(), CgroupError> {
         let path = self.cgroups.plan(&pod.spec.cgroup_parent, &pod.id)?;
         let cgroups = self.cgroups.clone();
-        let (resources, overhead) = (pod.spec.resources.clone(), pod.spec.overhead.clone());
+        let (resources, overhead) = (of_infra(&pod.spec.resources), pod.spec.overhead.clone());
         blocking(move || cgroups.update(&path, &resources, &overhead)).await
     }
 
@@ -227,6 +227,12 @@ impl Effects for Rooms {
         let seen = self.observer.explain_failure(pid, since_ns, EXPLAIN_PATIENCE).await;
         seen.map(|(_, explanation)| explanation)
     }
+}
+
+/// The pod's limits, as far as its infra container has them. Not those of CPU time: it only waits, and cgroup v1 lets
+/// the pod's cgroup, which is kubelet's and bounds all of the pod, have no less than one inside it.
+fn of_infra(resources: &Resources) -> Resources {
+    Resources { cpu_quota: None, cpu_period: None, ..resources.clone() }
 }
 
 /// The name the pod's UTS namespace gets; pods on the host's network keep the host's where none is asked.

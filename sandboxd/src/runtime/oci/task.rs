@@ -42,7 +42,7 @@ impl OciTask {
         plan: TaskPlan,
         pod: Pod,
     ) -> Result<Self, RuntimeError> {
-        let id = plan.id.clone();
+        let (id, host_root) = (plan.id.clone(), plan.host_root);
         let (for_bundle, place) = (Arc::clone(line), dir.to_owned());
         let made = tokio::task::spawn_blocking(move || bundle::make(&for_bundle, &place, plan, pod)).await;
         let Bundle { plan, fds } =
@@ -53,7 +53,11 @@ impl OciTask {
         }
         let (link, theirs) = Link::pair()?;
         let shim = Shim::spawn(&line.shim, theirs)?;
-        let answer = link.call(&Request::CreateOci(Box::new(plan)), &fds.borrowed(), CREATE).await;
+        let request = match host_root {
+            Some(root) => Request::CreateOciMapped(Box::new(plan), root),
+            None => Request::CreateOci(Box::new(plan)),
+        };
+        let answer = link.call(&request, &fds.borrowed(), CREATE).await;
         // The shim holds its own; what it was given is gone with the container.
         drop(fds);
         let made = match answer.map(|mut answer| (answer.reply, answer.fds.pop())) {

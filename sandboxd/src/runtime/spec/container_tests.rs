@@ -17,6 +17,7 @@ pub(crate) fn spec() -> ContainerSpec {
             user_specified_image: String::new(),
             runtime_handler: String::new(),
             annotations: Default::default(),
+            image_id: String::new(),
         },
         command: Vec::new(),
         args: Vec::new(),
@@ -170,11 +171,11 @@ fn its_environment() {
     case.spec.tty = true;
     case.spec.envs =
         vec![("A".into(), "request".into()), ("B".into(), "a=b".into()), ("A".into(), "x".into())];
-    case.cdi.env = vec!["GPU=0".into()];
+    case.cdi.env = vec!["GPU=0".into(), "B=device's".into()];
     let process = case.process();
     assert_eq!(
         process.env().clone().unwrap(),
-        ["PATH=/bin", "HOSTNAME=web-0", "HOME=/root", "TERM=xterm", "A=x", "GPU=0", "B=a=b"]
+        ["PATH=/bin", "HOSTNAME=web-0", "HOME=/root", "TERM=xterm", "A=x", "B=device's", "GPU=0"]
     );
     assert_eq!(process.terminal(), Some(true));
     case.image.config.env.clear();

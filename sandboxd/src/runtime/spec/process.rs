@@ -79,15 +79,15 @@ fn args(input: &ContainerInput<'_>) -> Result<Vec<String>, RuntimeError> {
     Ok(all)
 }
 
-/// Later ones win: defaults, the image's, those of its devices, the request's.
+/// Later ones win: defaults, the image's, the request's, and those of its devices, which know what they need.
 fn env(input: &ContainerInput<'_>) -> Vec<String> {
     let mut env = vec![PATH.to_owned(), format!("HOSTNAME={}", input.hostname)];
     env.extend(input.user.home.iter().map(|home| format!("HOME={home}")));
     env.extend(input.spec.tty.then(|| TERM.to_owned()));
     let usable = |entry: &&String| !entry.starts_with('=') && entry.contains('=') && !entry.contains('\0');
     env.extend(input.image.config.env.iter().filter(usable).cloned());
-    env.extend(input.cdi.env.iter().filter(usable).cloned());
     env.extend(input.spec.envs.iter().map(|(key, value)| format!("{key}={value}")));
+    env.extend(input.cdi.env.iter().filter(usable).cloned());
     merged(env)
 }
 

@@ -1,5 +1,7 @@
 //! Devices of the node, by path or by CDI name.
 
+use std::collections::HashMap;
+
 use sandboxd_api::cri;
 
 use super::super::{Invalid, PATH_MAX, Why, absolute, count};
@@ -33,16 +35,37 @@ pub(super) fn devices(devices: Vec<cri::Device>) -> Result<Vec<Device>, Invalid>
     devices.into_iter().enumerate().map(one).collect()
 }
 
-pub(super) fn cdi(devices: Vec<cri::CdiDevice>) -> Result<Vec<String>, Invalid> {
+/// Annotations whose keys begin so name CDI devices as well: device plugins of kubelets that have no field for them,
+/// and of some that have (CDI's pkg/cdi/annotations.go).
+const CDI_ANNOTATION: &str = "cdi.k8s.io/";
+
+pub(super) fn cdi(
+    devices: Vec<cri::CdiDevice>,
+    annotations: &HashMap<String, String>,
+) -> Result<Vec<String>, Invalid> {
     const FIELD: &str = "config.CDI_devices";
     count(FIELD, devices.len(), DEVICES_MAX)?;
-    let names: Vec<String> = devices.into_iter().map(|d| d.name).collect();
+    let mut names: Vec<String> = devices.into_iter().map(|d| d.name).collect();
     for (i, name) in names.iter().enumerate() {
         if name.len() > CDI_NAME_MAX || !is_cdi_name(name) {
             return Err(Invalid::new(format!("{FIELD}[{i}].name"), name, Why::CdiName));
         }
     }
     unique(FIELD, &names)?;
+    let mut annotated: Vec<_> =
+        annotations.iter().filter(|(key, _)| key.starts_with(CDI_ANNOTATION)).collect();
+    annotated.sort();
+    for (key, value) in annotated {
+        for name in value.split(',').map(str::trim) {
+            if name.len() > CDI_NAME_MAX || !is_cdi_name(name) {
+                return Err(Invalid::new(format!("config.annotations[{key:?}]"), name, Why::CdiName));
+            }
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    count(FIELD, names.len(), DEVICES_MAX)?;
     Ok(names)
 }
 

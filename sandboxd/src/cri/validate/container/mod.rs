@@ -55,7 +55,7 @@ pub fn container_spec(
         envs: envs(config.envs)?,
         mounts: mounts::mounts(config.mounts, pod.spec.namespaces.user.as_ref(), host)?,
         devices: devices::devices(config.devices)?,
-        cdi_devices: devices::cdi(config.cdi_devices)?,
+        cdi_devices: devices::cdi(config.cdi_devices, &config.annotations)?,
         labels: identity::pairs("config.labels", config.labels)?,
         annotations: identity::pairs("config.annotations", config.annotations)?,
         log_path: log_path(&config.log_path, pod)?,
@@ -119,6 +119,7 @@ fn image_ref(field: &str, spec: cri::ImageSpec) -> Result<ImageRef, Invalid> {
         image,
         user_specified_image: spec.user_specified_image,
         runtime_handler: spec.runtime_handler,
+        image_id: String::new(),
         annotations: identity::pairs(&format!("{field}.annotations"), spec.annotations)?,
     })
 }

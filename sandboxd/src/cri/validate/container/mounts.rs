@@ -49,6 +49,9 @@ fn mount(field: &str, m: cri::Mount, userns: Option<&IdMappings>, host: &Host) -
     let id_mappings = id_mappings(field, &m.uid_mappings, &m.gid_mappings, userns)?;
     let source = source(field, m.host_path, m.image, m.image_sub_path)?;
     let of_image = matches!(source, MountSource::Image { .. });
+    if of_image && !m.readonly {
+        return Err(Invalid::new(at("readonly"), false, Why::ImageWritable));
+    }
     if of_image && propagation != Propagation::Private {
         return Err(Invalid::new(at("propagation"), propagation, Why::ImagePropagation));
     }
@@ -58,8 +61,7 @@ fn mount(field: &str, m: cri::Mount, userns: Option<&IdMappings>, host: &Host) -
     Ok(Mount {
         container_path,
         source,
-        // An image has no upper directory: it is read-only whether or not that was asked for.
-        read_only: m.readonly || of_image,
+        read_only: m.readonly,
         recursive_read_only: m.recursive_read_only,
         propagation,
         selinux_relabel: m.selinux_relabel,

@@ -56,7 +56,8 @@ fn shared(name: &str, number: i32, node: bool) -> Result<(), Invalid> {
     let field = format!("{OPTIONS}.{name}");
     let pod = if node { "NODE" } else { "POD" };
     match known(&field, number)? {
-        NamespaceMode::Pod if !node => Ok(()),
+        // The pod's own, whatever that is; and what a message says that leaves the field out.
+        NamespaceMode::Pod => Ok(()),
         NamespaceMode::Node if node => Ok(()),
         _ => Err(Invalid::new(field, mode_name(number), Why::NotThePods { pod })),
     }
