@@ -87,7 +87,7 @@ fn env(input: &ContainerInput<'_>) -> Vec<String> {
     let usable = |entry: &&String| !entry.starts_with('=') && entry.contains('=') && !entry.contains('\0');
     env.extend(input.image.config.env.iter().filter(usable).cloned());
     env.extend(input.cdi.env.iter().filter(usable).cloned());
-    env.extend(input.spec.envs.iter().map(|(key, value)| format!("{key}={value}")));
+    env.extend(input.spec.envs.iter().map(|(key, value)| format!("{key}={}", value.text())));
     merged(env)
 }
 
