@@ -316,8 +316,8 @@ impl Request {
     }
 
     #[must_use]
-    pub fn env(mut self, key: &str, value: &str) -> Self {
-        self.0.envs.push(KeyValue { key: key.to_owned(), value: value.into() });
+    pub fn env(mut self, key: &str, value: impl AsRef<[u8]>) -> Self {
+        self.0.envs.push(KeyValue { key: key.to_owned(), value: value.as_ref().to_vec() });
         self
     }
 

@@ -315,6 +315,8 @@ pub fn decode_any<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ProtoError> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CString;
+
     use super::*;
 
     #[test]
@@ -342,6 +344,18 @@ mod tests {
             decode::<Request>(&[VERSION, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]),
             Err(ProtoError::Malformed)
         );
+    }
+
+    // What a shim of an earlier release reads, whose variables are strings.
+    #[test]
+    fn text_in_an_environment_is_sent_as_it_always_was() {
+        let earlier = vec!["A=b".to_owned(), "B=\u{e9}".to_owned(), String::new()];
+        let now: Vec<CString> = earlier.iter().map(|one| CString::new(one.as_str()).unwrap()).collect();
+        assert_eq!(encode(&earlier), encode(&now));
+        assert_eq!(decode(&encode(&now).unwrap()), Ok(earlier));
+        let binary = vec![c"A=\xff\x80".to_owned()];
+        assert_eq!(decode(&encode(&binary).unwrap()), Ok(binary.clone()));
+        assert_eq!(decode::<Vec<String>>(&encode(&binary).unwrap()), Err(ProtoError::Malformed));
     }
 
     #[test]

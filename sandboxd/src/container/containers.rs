@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::create;
 use super::driver::{Driver, Live};
+use super::env;
 use super::error::ContainerError;
 use super::exec::{self, ExecOutput};
 use super::ground::Node;
@@ -141,7 +142,7 @@ impl Containers {
         let mut process = crate::runtime::spec::exec_process(&process, command, tty);
         // An update may have changed it since the container was made.
         process.set_oom_score_adj(Some(container.spec.resources.oom_score_adj.unwrap_or(0)));
-        Ok((task, ExecPlan { process, wanted }))
+        Ok((task, ExecPlan { process, raw_env: env::raw(&container.spec.envs), wanted }))
     }
 
     /// The capabilities a container was started with at most (its bounding set), as bits. `None`: it is not there.

@@ -13,6 +13,7 @@ use sandboxd_image::{Image, LayerId};
 
 use super::containers::Containers;
 use super::driver::Live;
+use super::env;
 use super::error::ContainerError;
 use super::ground::{Ground, Node};
 use super::log_file;
@@ -227,6 +228,7 @@ impl Making {
             host_root,
             id: container.id.clone(),
             pid: container.spec.security.pid.clone(),
+            raw_env: env::raw(&container.spec.envs),
             spec,
             rootfs,
             sources,

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::super::fake::{Done, FakeProcess, FakeTask};
 use super::*;
+use crate::container::env::RawEnv;
 use crate::runtime::task::{Streams, TaskExit, Wanted};
 
 /// A task whose next command writes to the returned ends.
@@ -28,7 +29,8 @@ fn task() -> (Arc<FakeTask>, Arc<FakeProcess>, io::PipeWriter, io::PipeWriter) {
 }
 
 fn plan() -> ExecPlan {
-    ExecPlan { process: OciProcess::default(), wanted: Wanted { stdin: false, stdout: true, stderr: true } }
+    let wanted = Wanted { stdin: false, stdout: true, stderr: true };
+    ExecPlan { process: OciProcess::default(), raw_env: RawEnv::new(), wanted }
 }
 
 fn end(process: &FakeProcess, exit: Exit) {

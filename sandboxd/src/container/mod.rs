@@ -7,6 +7,7 @@ mod containers;
 pub mod copy;
 mod create;
 mod driver;
+pub mod env;
 pub mod error;
 pub mod exec;
 #[cfg(test)]

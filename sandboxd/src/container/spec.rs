@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::env::EnvValue;
 use crate::pod::spec::{IdMappings, Resources, Seccomp};
 
 /// A validated container request.
@@ -21,7 +22,7 @@ pub struct ContainerSpec {
     /// Empty: the image's, else "/".
     pub working_dir: String,
     /// Values may be any bytes but NUL; later ones win.
-    pub envs: Vec<(String, String)>,
+    pub envs: Vec<(String, EnvValue)>,
     pub mounts: Vec<Mount>,
     pub devices: Vec<Device>,
     /// Fully qualified names ("vendor.com/class=device").

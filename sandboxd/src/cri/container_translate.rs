@@ -174,7 +174,7 @@ pub fn info(
     runtime_spec: Option<&Value>,
 ) -> HashMap<String, String> {
     let spec = &container.spec;
-    let envs = spec.envs.iter().map(|(key, value)| json!({ "key": key, "value": value }));
+    let envs = spec.envs.iter().map(|(key, value)| json!({ "key": key, "value": value.text() }));
     let mounts = spec.mounts.iter().map(|mount| {
         let host_path = match &mount.source {
             MountSource::Host(path) => path.to_string_lossy().into_owned(),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use oci_spec::runtime::{Process as OciProcess, Spec};
 
 use super::{Exit, RuntimeError};
+use crate::container::env::RawEnv;
 use crate::container::model::ContainerId;
 use crate::container::spec::PidMode;
 
@@ -23,6 +24,8 @@ pub struct TaskPlan {
     /// What any OCI runtime would be given, but for what stands beside it here. Its namespaces: those listed
     /// without a path are new ones; network, ipc, uts and user are the pod's where the pod has them.
     pub spec: Spec,
+    /// In place of the variables of the same names in `spec`.
+    pub raw_env: RawEnv,
     pub pid: PidMode,
     /// The root file system: a detached mount (an overlay whose layers are idmapped for the pod's user
     /// namespace), attached nowhere.
@@ -85,6 +88,8 @@ pub struct ExecPlan {
     /// Ids, capabilities, environment, working directory, rlimits, terminal: as the container's own process
     /// unless the caller changed it.
     pub process: OciProcess,
+    /// In place of the variables of the same names in `process`.
+    pub raw_env: RawEnv,
     pub wanted: Wanted,
 }
 

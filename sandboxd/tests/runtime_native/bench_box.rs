@@ -10,6 +10,7 @@ use oci_spec::runtime::{
     Process as OciProcess, Root, Spec,
 };
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use sandboxd::container::env::RawEnv;
 use sandboxd::container::model::ContainerId;
 use sandboxd::container::spec::PidMode;
 use sandboxd::pod::model::NsKind;
@@ -214,6 +215,7 @@ impl Box {
             host_root: None,
             id,
             spec: given.spec,
+            raw_env: RawEnv::new(),
             pid: given.pid,
             rootfs: self.rootfs(given.rootfs),
             sources: given.sources,
@@ -331,7 +333,7 @@ pub async fn exec(task: &dyn Task, script: &str) -> Arc<dyn Process> {
     let given = Given::shell(script);
     let process = given.spec.process().clone().unwrap();
     let wanted = Wanted { stdin: true, stdout: true, stderr: true };
-    let made = task.exec(ExecPlan { process, wanted }).await;
+    let made = task.exec(ExecPlan { process, raw_env: RawEnv::new(), wanted }).await;
     made.unwrap_or_else(|error| panic!("{}", super::setup::chain(&error)))
 }
 

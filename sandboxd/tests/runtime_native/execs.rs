@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use sandboxd::container::env::RawEnv;
 use sandboxd::pod::model::NsKind;
 use sandboxd::runtime::{Exit, namespaces};
 
@@ -137,6 +138,7 @@ async fn commands_that_are_not_there_and_containers_that_are_not_started() {
     let (task, _) = pod.make(Given::shell("sleep 60")).await;
     let plan = |args: &[&str]| sandboxd::runtime::task::ExecPlan {
         process: Given::args(args).spec.process().clone().unwrap(),
+        raw_env: RawEnv::new(),
         wanted: sandboxd::runtime::task::Wanted::default(),
     };
     assert!(task.exec(plan(&["true"])).await.is_err());
@@ -163,7 +165,10 @@ async fn an_exec_with_a_terminal() {
     });
     let process = given.spec.process_mut().take().unwrap();
     let wanted = sandboxd::runtime::task::Wanted { stdin: true, stdout: true, stderr: true };
-    let process = task.exec(sandboxd::runtime::task::ExecPlan { process, wanted }).await.unwrap();
+    let process = task
+        .exec(sandboxd::runtime::task::ExecPlan { process, raw_env: RawEnv::new(), wanted })
+        .await
+        .unwrap();
     process.resize(sandboxd::runtime::task::Size { columns: 90, rows: 20 }).await.unwrap();
     let streams = process.take_streams();
     assert!(streams.stderr.is_none());
@@ -273,8 +278,11 @@ async fn a_terminal_that_is_none_is_refused() {
         process.set_terminal(Some(true));
     });
     let process = process.spec.process().clone().unwrap();
-    let plan =
-        sandboxd::runtime::task::ExecPlan { process, wanted: sandboxd::runtime::task::Wanted::default() };
+    let plan = sandboxd::runtime::task::ExecPlan {
+        process,
+        raw_env: RawEnv::new(),
+        wanted: sandboxd::runtime::task::Wanted::default(),
+    };
     let error = task.exec(plan).await.unwrap_err();
     assert!(super::setup::chain(&error).contains("terminal"), "{}", super::setup::chain(&error));
     task.remove().await.unwrap();

@@ -73,6 +73,7 @@ async fn twenty_pods_are_quick_small_and_invisible() {
 async fn containers_and_execs_are_quick_and_small() {
     need_root!();
     use super::bench_box::{Box, Cgroup, Given};
+    use sandboxd::container::env::RawEnv;
     use sandboxd::runtime::task::{ExecPlan, Wanted};
     const ROUNDS: usize = 30;
     let Some(cgroup) = Cgroup::new() else { return };
@@ -98,7 +99,7 @@ async fn containers_and_execs_are_quick_and_small() {
         let process = Given::args(&["true"]).spec.process().clone().unwrap();
         let wanted = Wanted { stdin: false, stdout: true, stderr: true };
         let begun = Instant::now();
-        let process = task.exec(ExecPlan { process, wanted }).await.unwrap();
+        let process = task.exec(ExecPlan { process, raw_env: RawEnv::new(), wanted }).await.unwrap();
         let streams = process.take_streams();
         super::bench_box::read_all(streams.stdout).await;
         super::bench_box::read_all(streams.stderr).await;

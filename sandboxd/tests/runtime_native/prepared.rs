@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sandboxd::cgroup::{CgroupSettings, Cgroups, Devices};
+use sandboxd::container::env;
 use sandboxd::container::model::ContainerId;
 use sandboxd::container::prepare::{Input, Prepared, prepare};
 use sandboxd::cri::validate::{Host, container_spec};
@@ -113,7 +114,7 @@ impl Node {
         cgroup: impl FnOnce(&ContainerId, &Prepared) -> Vec<OwnedFd>,
     ) -> (Vec<String>, Exit, ContainerId) {
         let (stdin, tty) = (config.stdin, config.tty);
-        let pid = container_spec(config.clone(), &self.model(), &Host::probe()).unwrap().security.pid;
+        let asked = container_spec(config.clone(), &self.model(), &Host::probe()).unwrap();
         let (id, prepared) = self.prepare(config);
         let cgroup = cgroup(&id, &prepared);
         let log = self.dir.path().join(format!("{id}.log"));
@@ -121,7 +122,8 @@ impl Node {
             host_root: None,
             id: id.clone(),
             spec: prepared.spec,
-            pid,
+            raw_env: env::raw(&asked.envs),
+            pid: asked.security.pid,
             rootfs: prepared.rootfs,
             sources: prepared.sources,
             stdin,

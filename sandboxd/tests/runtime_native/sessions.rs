@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sandboxd::container::env::RawEnv;
 use sandboxd::container::error::ContainerError;
 use sandboxd::container::model::{Container, ContainerId, ContainerState, Ids, ImageNames};
 use sandboxd::container::spec::{ContainerSpec, GroupsPolicy, ImageRef, Metadata, PidMode, RunAs, Security};
@@ -45,7 +46,7 @@ impl Targets for One {
     ) -> Result<(Arc<dyn Task>, ExecPlan), ContainerError> {
         let first = Given::args(&["true"]).spec.process().clone().unwrap();
         let process = sandboxd::runtime::spec::exec_process(&first, command, tty);
-        Ok((Arc::clone(&self.task), ExecPlan { process, wanted }))
+        Ok((Arc::clone(&self.task), ExecPlan { process, raw_env: RawEnv::new(), wanted }))
     }
 
     fn pod(&self, id: &str) -> Result<Arc<Pod>, StreamingError> {

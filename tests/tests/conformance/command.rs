@@ -1,7 +1,8 @@
 //! What a container runs: command, args, environment, working directory, and what the image says.
 
-use anyhow::ensure;
+use anyhow::{Context, Result, ensure};
 use sandboxd_api::cri::ImageSpec;
+use sandboxd_tests::workload::Kube;
 use tonic::Code;
 
 use crate::support::{IMAGE, both, refused, userns};
@@ -35,6 +36,42 @@ fn the_environment_is_the_images_and_the_requests() {
         ensure!(text.lines().any(|l| l.starts_with("PATH=") && l.contains("/bin")), "no PATH: {text}");
         ensure!(has("HOSTNAME=stage"), "no HOSTNAME: {text}");
         ensure!(has("HOME=/root"), "no HOME: {text}");
+        Ok(())
+    });
+}
+
+/// A command that prints its own environment, past shells, and what came: the variables' bytes.
+const DUMP: [&str; 5] = ["od", "-An", "-v", "-tx1", "/proc/self/environ"];
+
+fn dumped(text: &str) -> Result<Vec<Vec<u8>>> {
+    let bytes = text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16));
+    let bytes: Vec<u8> = bytes.collect::<Result<_, _>>().with_context(|| format!("not od's: {text}"))?;
+    Ok(bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect())
+}
+
+// cri: KeyValue.value
+#[test]
+fn values_that_are_not_text_arrive_byte_for_byte() {
+    userns(async |stage| {
+        let value: Vec<u8> = (1..=255).chain([0xe2, 0x82]).collect();
+        let expected = [b"SECRET=".as_slice(), &value].concat();
+        let has = |text: &str| Ok::<_, anyhow::Error>(dumped(text)?.contains(&expected));
+        let request = |name| stage.container(name).env("SECRET", "overridden").env("SECRET", &value);
+        let text = stage.kube.printed(&stage.pod, request("first").command(&DUMP)).await?;
+        ensure!(has(&text)?, "in the container: {text}");
+        let id = stage.kube.run(&stage.pod, request("execs").waits()).await?;
+        let text = stage.kube.asked(&id, &DUMP).await?;
+        ensure!(has(&text)?, "in an exec: {text}");
+        let info = stage.kube.verbose(&id, true).await?.info.remove("info").context("no info")?;
+        let info: serde_json::Value = serde_json::from_str(&info)?;
+        let shown = info["config"]["envs"][1]["value"].as_str().context("no value")?;
+        ensure!(shown.starts_with('\u{1}') && shown.ends_with("\u{fffd}\u{fffd}"), "shown as {shown:?}");
+        // What comes after is told by the container's record.
+        stage.node.kill_daemon()?;
+        stage.node.spawn().await?;
+        let kube = Kube::connect(stage.node).await?;
+        let text = kube.asked(&id, &DUMP).await?;
+        ensure!(has(&text)?, "in an exec after a restart: {text}");
         Ok(())
     });
 }

@@ -87,6 +87,20 @@ fn runc_runs_what_was_asked_for() {
     });
 }
 
+// config.json is text: as much of it as other runtimes give.
+#[test]
+fn runc_gets_values_that_are_not_text_with_a_word() {
+    both_on_oci(async |stage| {
+        let request = stage.container("binary").env("SECRET", b"a\xff\xfeb").env("PLAIN", "p");
+        let shown = stage.printed(request, "printf %s \"$SECRET\" | od -An -tx1").await?;
+        ensure!(shown.trim() == "61 ef bf bd ef bf bd 62", "{shown}");
+        let log = stage.node.log_tail(10_000);
+        let told = log.lines().filter(|line| line.contains("U+FFFD") && line.contains("SECRET"));
+        ensure!(told.count() == 1 && !log.contains("PLAIN"), "{log}");
+        Ok(())
+    });
+}
+
 // What kubelet asks for with critical pods and guaranteed ones: within reach only of a daemon with
 // CAP_SYS_RESOURCE, and a container that runs either way.
 #[test]

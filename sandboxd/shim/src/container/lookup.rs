@@ -9,20 +9,20 @@ use crate::kernel::Guest;
 use crate::step::StepError;
 
 /// Where the environment has no PATH.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The file to execute. The words of an error are those that operators know from other runtimes.
-pub fn command<K: Guest>(kernel: &K, name: &str, env: &[String]) -> Result<CString, StepError> {
+pub fn command<K: Guest>(kernel: &K, name: &str, env: &[CString]) -> Result<CString, StepError> {
     let said = |words: &str| StepError {
         step: format!("exec: \"{name}\": {words}"),
         errno: Errno::from_raw_os_error(SAID),
     };
-    let try_path = |path: String| {
+    let try_path = |path: Vec<u8>| {
         let path = CString::new(path).map_err(|_| Errno::INVAL)?;
         kernel.executable(&path).map(|()| path)
     };
     if name.contains('/') {
-        return try_path(name.to_owned()).map_err(|errno| match errno {
+        return try_path(name.into()).map_err(|errno| match errno {
             Errno::NOENT => said(&format!("stat {name}: no such file or directory")),
             Errno::NOTDIR => said(&format!("stat {name}: not a directory")),
             Errno::LOOP => said(&format!("stat {name}: too many levels of symbolic links")),
@@ -32,11 +32,11 @@ pub fn command<K: Guest>(kernel: &K, name: &str, env: &[String]) -> Result<CStri
         });
     }
     // The last one counts, as for most who read an environment.
-    let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(PATH);
+    let path = env.iter().rev().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH=")).unwrap_or(PATH);
     let mut denied = false;
-    for dir in path.split(':') {
-        let dir = if dir.is_empty() { "." } else { dir };
-        match try_path(format!("{dir}/{name}")) {
+    for dir in path.split(|byte| *byte == b':') {
+        let dir = if dir.is_empty() { b"." } else { dir };
+        match try_path([dir, b"/", name.as_bytes()].concat()) {
             Ok(found) if !name.is_empty() => return Ok(found),
             Err(Errno::ACCESS) => denied = true,
             _ => {}

@@ -97,12 +97,8 @@ pub fn enter<K: Guest>(
     seccomp: Option<&[u8]>,
 ) -> Result<Infallible, StepError> {
     let process = &command.process;
-    let strings =
-        |all: &[String]| all.iter().map(|one| CString::new(one.as_str())).collect::<Result<Vec<_>, _>>();
-    let args =
-        strings(&command.args).map_err(|_| Errno::INVAL).step(|| "read the arguments (a NUL)".into())?;
-    let env =
-        strings(&command.env).map_err(|_| Errno::INVAL).step(|| "read the environment (a NUL)".into())?;
+    let args = command.args.iter().map(|one| CString::new(one.as_str())).collect::<Result<Vec<_>, _>>();
+    let args = args.map_err(|_| Errno::INVAL).step(|| "read the arguments (a NUL)".into())?;
     let name = command.args.first().ok_or(Errno::INVAL).step(|| "find a command to execute".into())?;
 
     kernel.umask(process.umask);
@@ -156,5 +152,5 @@ pub fn enter<K: Guest>(
             kernel.drop_to(sets).step(|| "give up CAP_SYS_ADMIN".into())?;
         }
     }
-    kernel.run(&path, &args, &env).step(|| format!("exec {}", path.to_string_lossy()))
+    kernel.run(&path, &args, &command.env).step(|| format!("exec {}", path.to_string_lossy()))
 }

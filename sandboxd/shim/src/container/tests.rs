@@ -22,7 +22,7 @@ fn fd() -> OwnedFd {
 fn command() -> Command {
     Command {
         args: vec!["sleep".into(), "1".into()],
-        env: vec!["PATH=/a:/b".into()],
+        env: vec![c"PATH=/a:/b".into()],
         cwd: "/work".into(),
         terminal: false,
         size: None,
@@ -258,10 +258,16 @@ fn limits_and_capabilities_are_clamped_with_a_word() {
 }
 
 #[test]
+fn a_command_is_found_in_a_directory_whose_name_is_not_text() {
+    let path = super::lookup::command(&Fake::default(), "x", &[c"PATH=/\xff".into()]).unwrap();
+    assert_eq!(path.as_c_str(), c"/\xff/x");
+}
+
+#[test]
 fn a_command_that_is_not_there_is_told_in_the_usual_words() {
     let find = |errno, name: &str| {
         let kernel = Fake::failing("executable", errno);
-        super::lookup::command(&kernel, name, &["PATH=/a".into()]).unwrap_err().step
+        super::lookup::command(&kernel, name, &[c"PATH=/a".into()]).unwrap_err().step
     };
     assert_eq!(find(Errno::NOENT, "x"), "exec: \"x\": executable file not found in $PATH");
     assert_eq!(find(Errno::ACCESS, "x"), "exec: \"x\": permission denied");

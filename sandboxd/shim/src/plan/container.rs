@@ -2,6 +2,8 @@
 //!
 //! As with the infra container, host paths do not occur. `u8` numbers name the message's file descriptors.
 
+use std::ffi::CString;
+
 use serde::{Deserialize, Serialize};
 
 use super::Process;
@@ -136,7 +138,8 @@ pub struct Node {
 pub struct Command {
     /// Never empty; the first is looked up in the PATH of `env`, unless it has a slash.
     pub args: Vec<String>,
-    pub env: Vec<String>,
+    /// Values may be any bytes. On the wire as a string is: shims of earlier releases read all that is UTF-8.
+    pub env: Vec<CString>,
     /// Made where it is missing.
     pub cwd: String,
     pub terminal: bool,

@@ -270,7 +270,7 @@ fn infra(dir: &Path) -> Plan {
 fn command(script: &str, terminal: bool) -> Command {
     Command {
         args: ["/bin/sh", "-c", script].map(String::from).into(),
-        env: vec!["PATH=/bin".into()],
+        env: vec![c"PATH=/bin".into()],
         cwd: "/".into(),
         terminal,
         size: terminal.then_some((80, 24)),

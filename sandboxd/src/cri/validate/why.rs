@@ -182,8 +182,6 @@ pub enum Why {
     Twice,
     #[error("contains a NUL byte, which ends a string for the kernel: remove it")]
     Nul,
-    #[error("not UTF-8, as the OCI runtime spec wants its environment: encode it, in base64 for example")]
-    NotText,
     #[error("contains '=', which ends a variable's name: remove it")]
     EnvName,
     #[error("longer than {max} bytes together: pass fewer or shorter ones")]

@@ -1,6 +1,7 @@
 //! From the OCI runtime spec of a container to what the shim carries out. What the spec asks for and the shim
 //! does not do is an error that names it.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::{
@@ -14,6 +15,7 @@ use sandboxd_shim::proto::MAX_FDS;
 use super::cgroups;
 use super::mounts::{self, Context};
 use super::plan::{DEVICES, LINKS, filter, process_with, text, unsupported};
+use crate::container::env::RawEnv;
 use crate::container::spec::PidMode;
 use crate::runtime::RuntimeError;
 use crate::runtime::task::{self, TaskPlan};
@@ -90,7 +92,7 @@ pub fn prepare(task: TaskPlan, user: OwnedFd) -> Result<Prepared, RuntimeError> 
     };
     let cgroup = cgroups.into_iter().map(|cgroup| fds.push(cgroup.procs)).collect::<Result<_, _>>()?;
     let seccomp = linux.seccomp().as_ref().map(|profile| filter(profile, &mut warnings)).transpose()?;
-    let mut command = command(process, seccomp)?;
+    let mut command = command(process, &task.raw_env, seccomp)?;
     command.terminal |= task.tty;
     let root = spec.root().as_ref();
     // A /dev of the host's has its nodes.
@@ -169,7 +171,7 @@ fn propagation(linux: &Linux) -> Result<Propagation, RuntimeError> {
 }
 
 /// The command of a process.
-fn command(oci: &OciProcess, seccomp: Option<Vec<u8>>) -> Result<Command, RuntimeError> {
+fn command(oci: &OciProcess, raw_env: &RawEnv, seccomp: Option<Vec<u8>>) -> Result<Command, RuntimeError> {
     let asked = [
         (oci.io_priority().is_some(), "an I/O priority"),
         (oci.scheduler().is_some(), "a scheduler"),
@@ -182,10 +184,17 @@ fn command(oci: &OciProcess, seccomp: Option<Vec<u8>>) -> Result<Command, Runtim
     if args.is_empty() {
         return Err(unsupported("a process without arguments"));
     }
-    let env = oci.env().clone().unwrap_or_default();
-    if args.iter().chain(&env).any(|text| text.contains('\0')) {
-        return Err(unsupported("a NUL in an argument or in the environment"));
+    if args.iter().any(|text| text.contains('\0')) {
+        return Err(unsupported("a NUL in an argument"));
     }
+    let env = oci.env().iter().flatten().map(|entry| {
+        let raw = entry.split_once('=').and_then(|(name, _)| raw_env.get_key_value(name));
+        CString::new(match raw {
+            Some((name, value)) => [name.as_bytes(), b"=", value].concat(),
+            None => entry.as_bytes().to_vec(),
+        })
+    });
+    let env = env.collect::<Result<_, _>>().map_err(|_| unsupported("a NUL in the environment"))?;
     let label = match (oci.apparmor_profile(), oci.selinux_label()) {
         (Some(profile), None) if !profile.is_empty() => Some(format!("exec {profile}")),
         (None, Some(label)) if !label.is_empty() => Some(label.clone()),
@@ -216,7 +225,7 @@ fn command(oci: &OciProcess, seccomp: Option<Vec<u8>>) -> Result<Command, Runtim
 pub fn exec(container: &str, plan: &task::ExecPlan) -> Result<ExecPlan, RuntimeError> {
     Ok(ExecPlan {
         container: container.to_owned(),
-        command: command(&plan.process, None)?,
+        command: command(&plan.process, &plan.raw_env, None)?,
         stdin: plan.wanted.stdin,
         stdout: plan.wanted.stdout,
         stderr: plan.wanted.stderr,

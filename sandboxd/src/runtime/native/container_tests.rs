@@ -52,7 +52,7 @@ fn a_command_is_whole_or_refused() {
     let of = |change: fn(&mut OciProcess)| {
         let mut process = OciProcess::default();
         change(&mut process);
-        command(&process, None).map_err(|error| error.to_string())
+        command(&process, &RawEnv::new(), None).map_err(|error| error.to_string())
     };
     assert_eq!(of(|_| {}).unwrap().args, ["sh"]);
     let label = of(|process| {
@@ -79,6 +79,17 @@ fn a_command_is_whole_or_refused() {
         process.set_args(Some(Vec::new()));
     });
     assert!(empty.unwrap_err().contains("arguments"));
+}
+
+#[test]
+fn values_that_are_no_text_are_passed_on_by_name() {
+    let mut process = OciProcess::default();
+    process.set_env(Some(["TEXT=\u{fffd}", "KEY=\u{fffd}", "KEYS=x", "=KEY"].map(str::to_owned).into()));
+    let raw_env = RawEnv::from([("KEY".to_owned(), b"a=\xff\n".to_vec()), ("GONE".to_owned(), vec![0xff])]);
+    let made = command(&process, &raw_env, None).unwrap();
+    assert_eq!(made.env, [c"TEXT=\u{fffd}", c"KEY=a=\xff\n", c"KEYS=x", c"=KEY"].map(CString::from));
+    let nul = RawEnv::from([("KEY".to_owned(), b"\xff\0".to_vec())]);
+    assert!(command(&process, &nul, None).unwrap_err().to_string().contains("NUL"));
 }
 
 #[test]

@@ -204,7 +204,11 @@ pub fn refused(refusal: Refusal) -> RuntimeError {
         Refusal::AlreadyStarted => "has started it already".into(),
         Refusal::Ended => "has seen it end".into(),
         Refusal::Version(ours) => format!("does not speak protocol version {ours}: it is of another release"),
-        Refusal::Malformed => "did not understand the daemon".into(),
+        Refusal::Malformed => {
+            "did not understand the daemon: one of an earlier release takes no environment that is not UTF-8; make \
+             the pod anew"
+                .into()
+        }
         Refusal::Unknown => "knows no such container or process".into(),
         Refusal::Exists => "has such a container already".into(),
         Refusal::NotStarted => "has not started the container yet".into(),

@@ -10,6 +10,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use sandboxd_shim::plan::oci::{OciExecCgroups, OciPlan, OciRuntime};
 
 use super::{Line, SubCgroups, oom};
+use crate::container::env::RawEnv;
 use crate::pod::model::NsKind;
 use crate::runtime::RuntimeError;
 use crate::runtime::native::cgroups;
@@ -114,6 +115,9 @@ pub fn make(line: &Line, dir: &Path, plan: TaskPlan, pod: Pod) -> Result<Bundle,
     {
         tracing::info!(container = %plan.id, "the container is not all that was asked for: {said}");
     }
+    if let Some(said) = replaced(&plan.raw_env) {
+        tracing::warn!(container = %plan.id, "the container is not all that was asked for: {said}");
+    }
     write(dir, &spec)?;
     let plan = OciPlan {
         id: plan.id.as_str().to_owned(),
@@ -148,6 +152,19 @@ fn refuse(spec: &Spec, pod: &Pod) -> Result<(), RuntimeError> {
         }
     }
     Ok(())
+}
+
+/// What an OCI runtime's JSON cannot hold; `None`: nothing.
+fn replaced(raw_env: &RawEnv) -> Option<String> {
+    const SHOWN: usize = 8;
+    let names: Vec<&str> = raw_env.keys().take(SHOWN).map(String::as_str).collect();
+    let more = if raw_env.len() > SHOWN { " and others" } else { "" };
+    (!names.is_empty()).then(|| {
+        format!(
+            "the variables {names:?}{more} are not UTF-8, and config.json is: U+FFFD stands for each byte that is \
+             not; a native handler passes them on as they are"
+        )
+    })
 }
 
 /// The cgroup is there, with its limits: the runtime joins it. Devices it would deny if they were not said.
@@ -190,4 +207,18 @@ fn write(dir: &Path, spec: &Spec) -> Result<(), RuntimeError> {
     let json = serde_json::to_vec(spec).map_err(|error| failed(error.into()))?;
     let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
     std::io::Write::write_all(&mut file.map_err(failed)?, &json).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_config_json_cannot_hold_is_named() {
+        assert_eq!(replaced(&RawEnv::new()), None);
+        let of = |count: u8| (0..count).map(|n| (format!("V{n}\n"), vec![0xff])).collect();
+        let said = replaced(&of(2)).unwrap();
+        assert!(said.contains(r#"["V0\n", "V1\n"] are"#), "{said}");
+        assert!(replaced(&of(9)).unwrap().contains(r#""V7\n"] and others"#));
+    }
 }

@@ -180,6 +180,9 @@ fn its_environment() {
     assert_eq!(process.terminal(), Some(true));
     case.image.config.env.clear();
     case.spec.tty = false;
+    case.spec.envs = vec![("PATH".into(), b"/\xff".to_vec().into())];
+    assert_eq!(case.process().env().clone().unwrap()[0], "PATH=/\u{fffd}");
+    case.spec.envs.clear();
     let env = case.process().env().clone().unwrap();
     assert!(env[0].starts_with("PATH=/usr/local/sbin:"), "{env:?}");
     assert!(!env.iter().any(|e| e.starts_with("TERM=")));

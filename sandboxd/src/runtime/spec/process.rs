@@ -86,7 +86,7 @@ fn env(input: &ContainerInput<'_>) -> Vec<String> {
     env.extend(input.spec.tty.then(|| TERM.to_owned()));
     let usable = |entry: &&String| !entry.starts_with('=') && entry.contains('=') && !entry.contains('\0');
     env.extend(input.image.config.env.iter().filter(usable).cloned());
-    env.extend(input.spec.envs.iter().map(|(key, value)| format!("{key}={value}")));
+    env.extend(input.spec.envs.iter().map(|(key, value)| format!("{key}={}", value.text())));
     env.extend(input.cdi.env.iter().filter(usable).cloned());
     merged(env)
 }

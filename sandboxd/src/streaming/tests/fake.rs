@@ -8,6 +8,7 @@ use oci_spec::runtime::Process as OciProcess;
 use sandboxd_streaming::Settings;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::container::env::RawEnv;
 use crate::container::error::ContainerError;
 use crate::container::model::{Container, ContainerId, ContainerState, Ids, ImageNames};
 use crate::container::spec::ContainerSpec;
@@ -175,7 +176,7 @@ impl Targets for Arc<FakeNode> {
         wanted: Wanted,
     ) -> Result<(Arc<dyn Task>, ExecPlan), ContainerError> {
         let process = exec_process(&OciProcess::default(), command, tty);
-        Ok((self.task(id)?.1, ExecPlan { process, wanted }))
+        Ok((self.task(id)?.1, ExecPlan { process, raw_env: RawEnv::new(), wanted }))
     }
 
     fn pod(&self, id: &str) -> Result<Arc<Pod>, StreamingError> {

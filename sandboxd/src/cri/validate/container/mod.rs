@@ -19,6 +19,7 @@ use sandboxd_api::cri;
 
 use super::{Host, Invalid, PATH_MAX, Why, count, identity, resources, text};
 use crate::container::clean;
+use crate::container::env::EnvValue;
 use crate::container::spec::{ContainerSpec, ImageRef, Metadata};
 use crate::pod::model::Pod;
 
@@ -72,14 +73,16 @@ pub fn container_spec(
 }
 
 /// What may have any bytes in it but NUL: arguments, paths, values.
-fn bytes(field: &str, value: &str, max: usize) -> Result<(), Invalid> {
-    if value.len() > max {
-        return Err(Invalid::new(field, value, Why::TooLong { max }));
-    }
-    if value.contains('\0') {
-        return Err(Invalid::new(field, value, Why::Nul));
-    }
-    Ok(())
+fn bytes(field: &str, value: impl AsRef<[u8]>, max: usize) -> Result<(), Invalid> {
+    let value = value.as_ref();
+    let why = if value.len() > max {
+        Why::TooLong { max }
+    } else if value.contains(&0) {
+        Why::Nul
+    } else {
+        return Ok(());
+    };
+    Err(Invalid::new(field, String::from_utf8_lossy(value), why))
 }
 
 fn strings(field: &str, values: &[String]) -> Result<(), Invalid> {
@@ -134,7 +137,7 @@ fn working_dir(value: String) -> Result<String, Invalid> {
     Ok(value)
 }
 
-fn envs(envs: Vec<cri::KeyValue>) -> Result<Vec<(String, String)>, Invalid> {
+fn envs(envs: Vec<cri::KeyValue>) -> Result<Vec<(String, EnvValue)>, Invalid> {
     const FIELD: &str = "config.envs";
     count(FIELD, envs.len(), ENTRIES_MAX)?;
     together(FIELD, envs.iter().map(|e| e.key.len() + e.value.len()).sum())?;
@@ -147,12 +150,8 @@ fn envs(envs: Vec<cri::KeyValue>) -> Result<Vec<(String, String)>, Invalid> {
             return Err(Invalid::new(key, env.key, Why::EnvName));
         }
         bytes(&key, &env.key, STRING_MAX)?;
-        let field = format!("{FIELD}[{i}].value");
-        let value = String::from_utf8(env.value).map_err(|error| {
-            Invalid::new(field.as_str(), String::from_utf8_lossy(error.as_bytes()), Why::NotText)
-        })?;
-        bytes(&field, &value, STRING_MAX)?;
-        Ok((env.key, value))
+        bytes(&format!("{FIELD}[{i}].value"), &env.value, STRING_MAX)?;
+        Ok((env.key, env.value.into()))
     };
     envs.into_iter().enumerate().map(one).collect()
 }

@@ -109,7 +109,8 @@ fn identity_process_and_log() {
         (env("A=B", b""), "config.envs[0].key", "'='"),
         (env("A\0", b""), "config.envs[0].key", "NUL"),
         (env("A", b"x\0"), "config.envs[0].value", "NUL"),
-        (env("A", b"\xff"), "config.envs[0].value", "UTF-8"),
+        (env("A", b"\xff\0"), "config.envs[0].value", "NUL"),
+        (env("A", &[0xff; 131_072]), "config.envs[0].value", "131071"),
     ] {
         let c = cri::ContainerConfig { envs: vec![entry], ..config() };
         let error = container_spec(c, &test_pod("web"), &host()).unwrap_err();
@@ -129,14 +130,18 @@ fn what_goes_through_as_it_is() {
     pod.spec.log_directory = Some("/var/log/pods/p".into());
     let mut c = config();
     c.log_path = "app/0.log".into();
-    c.envs = vec![cri::KeyValue { key: "A".into(), value: b"line\n=\t".to_vec() }];
+    let env = |value: &[u8]| cri::KeyValue { key: "A".into(), value: value.to_vec() };
+    c.envs = vec![env(b"line\n=\t"), env(b"\xff\xfe=\x01")];
     c.working_dir = "/a/../b".into();
     c.stop_signal = Signal::Sigrtminplus3.into();
     c.stdin_once = true;
     c.tty = true;
     let spec = container_spec(c, &pod, &host()).expect("valid");
     assert_eq!(spec.log_path.as_deref(), Some(std::path::Path::new("/var/log/pods/p/app/0.log")));
-    assert_eq!(spec.envs, [("A".to_owned(), "line\n=\t".to_owned())]);
+    assert_eq!(
+        spec.envs,
+        [("A".to_owned(), "line\n=\t".into()), ("A".to_owned(), EnvValue::Bytes(b"\xff\xfe=\x01".to_vec()))]
+    );
     assert_eq!(spec.stop_signal, Some(37));
     assert!(spec.tty && !spec.stdin && !spec.stdin_once);
 }
