@@ -18,7 +18,7 @@ use super::error::ContainerError;
 use super::ground::{Ground, Node};
 use super::log_file;
 use super::model::{Container, ContainerId, ContainerState, Ids, ImageNames};
-use super::prepare::{self, Input, Prepared};
+use super::prepare::{self, Input, PrepareError, Prepared};
 use super::record::{Phase, Record};
 use super::spec::{ContainerSpec, ImageRef, MountSource, PidMode};
 use super::store::Reservation;
@@ -106,6 +106,15 @@ pub(super) async fn make(
     }
 }
 
+/// On a thread of its own: relabelling a large volume takes minutes, and everybody shares the few that may wait.
+async fn prepare_apart(input: Input) -> Result<Prepared, ContainerError> {
+    let (reply, prepared) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("relabel".into());
+    let started = thread.spawn(move || drop(reply.send(prepare::prepare(&input))));
+    started.map_err(|source| PrepareError::Io { action: "starting a thread".into(), source })?;
+    Ok(prepared.await.map_err(|_| ContainerError::ShuttingDown)??)
+}
+
 /// A running container of the pod, by id or unique prefix.
 fn running(room: &Containers, pod: &Pod, target: &str) -> Result<ContainerId, ContainerError> {
     let found = room.store.find(target)?;
@@ -179,6 +188,11 @@ impl Making {
             dir: self.ground.dir(),
             cgroup: container.cgroup.clone(),
         };
+        let relabels = container.spec.security.selinux.is_some()
+            && container.spec.mounts.iter().any(|mount| mount.selinux_relabel);
+        if relabels {
+            return prepare_apart(input).await;
+        }
         let prepared = tokio::task::spawn_blocking(move || prepare::prepare(&input)).await;
         Ok(prepared.map_err(|_| ContainerError::ShuttingDown)??)
     }

@@ -18,6 +18,7 @@ pub mod model;
 pub mod prepare;
 mod record;
 mod recover;
+pub mod relabel;
 pub mod rootfs;
 pub mod signal;
 pub mod spec;

@@ -39,6 +39,7 @@ fn prepare_code(error: &PrepareError) -> Code {
         P::User(source) => or_precondition(source),
         P::Volume(source) => or_precondition(source),
         P::Cdi(source) => or_precondition(source),
+        P::Relabel(source) => or_precondition(source),
         P::Runtime(source) => runtime_code(source),
         P::Io { source, .. } => io_code(source),
     }

@@ -211,6 +211,7 @@ fn an_images_files_can_be_mounted() {
     });
 }
 
+// cri: Mount.selinux_relabel
 #[test]
 fn selinux_relabelling_is_taken_where_there_is_no_selinux() {
     userns(async |stage| {

@@ -16,6 +16,7 @@ use sandboxd_image::Image;
 
 use super::cdi::{self, CdiError};
 use super::model::{ContainerId, Ids};
+use super::relabel::RelabelError;
 use super::rootfs::{self, RootfsError, Userns};
 use super::signal;
 use super::spec::{ContainerSpec, ImageRef};
@@ -94,6 +95,8 @@ pub enum PrepareError {
     #[error(transparent)]
     Cdi(#[from] CdiError),
     #[error(transparent)]
+    Relabel(#[from] RelabelError),
+    #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error("{action}")]
     Io {
@@ -124,6 +127,7 @@ pub fn prepare(input: &Input) -> Result<Prepared, PrepareError> {
     let volumes = volumes::make(root.as_fd(), &config.volumes, &taken, &input.dir, maps)?;
     let directories = cdi::DIRECTORIES.map(Path::new);
     let edits = cdi::edits(&spec.cdi_devices, &directories, &user)?;
+    sources::relabel(&spec, &mut warnings)?;
     let made = spec::container(&ContainerInput {
         id: &input.id,
         pod,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 use super::{Input, PrepareError};
+use crate::container::relabel;
 use crate::container::rootfs::{self, Depth, RootfsError, Userns};
 use crate::container::spec::{ContainerSpec, Mount, MountSource, Propagation};
 use crate::runtime::HandlerFeatures;
@@ -64,6 +65,25 @@ fn through(path: &Path, propagation: Propagation) -> Result<(), PrepareError> {
     }
     let mount = line.get(4).copied().unwrap_or("/");
     Err(PrepareError::Propagation { path: path.to_owned(), mount: mount.into(), needed })
+}
+
+/// For SELinux, before anything is mounted. A container without a label of its own has the node's, or there is no
+/// SELinux: it needs none.
+pub(super) fn relabel(spec: &ContainerSpec, warnings: &mut Vec<String>) -> Result<(), PrepareError> {
+    let Some(process) = &spec.security.selinux else { return Ok(()) };
+    let label = relabel::file_label(process);
+    for mount in spec.mounts.iter().filter(|mount| mount.selinux_relabel) {
+        match &mount.source {
+            MountSource::Host(path) => warnings.extend(relabel::relabel(path, &label)?.warning(path)),
+            // Containers with other labels have the same layers; kubelet asks for it all the same.
+            MountSource::Image { image, .. } => warnings.push(format!(
+                "the files of image {:?} on {} are shared and keep their labels for SELinux, which may keep the \
+                 container from using them",
+                image.image, mount.container_path
+            )),
+        }
+    }
+    Ok(())
 }
 
 /// The sources that are no paths, by the index of their mounts.

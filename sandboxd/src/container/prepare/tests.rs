@@ -204,6 +204,60 @@ fn refusals_name_what_and_why() {
     assert!(refused(&case.input).contains("not pinned"));
 }
 
+// cri: Mount.selinux_relabel
+#[test]
+fn sources_are_relabelled_where_it_is_asked_for_and_the_container_has_a_label() {
+    if !root_only() {
+        return;
+    }
+    let mut case = case(false);
+    let [asked, other] = ["asked", "other"].map(|name| {
+        let path = case.dir.path().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("f"), "").unwrap();
+        path
+    });
+    let label = |path: &Path| {
+        let mut buffer = [0; 256];
+        let length = rustix::fs::lgetxattr(path, c"security.selinux", &mut buffer[..]).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    };
+    let probe =
+        rustix::fs::setxattr(&other, c"security.selinux", b"u:r:t:s0", rustix::fs::XattrFlags::empty());
+    if let Err(errno) = probe {
+        eprintln!("SKIPPED: {} takes no security.selinux: {errno}", case.dir.path().display());
+        return;
+    }
+    let before = label(&asked.join("f"));
+    symlink(&asked, case.dir.path().join("link")).unwrap();
+    let mut first = mount("/asked", Propagation::Private);
+    (first.source, first.selinux_relabel) = (MountSource::Host(case.dir.path().join("link")), true);
+    let mut second = mount("/other", Propagation::Private);
+    second.source = MountSource::Host(other.clone());
+    let mut of_image = mount("/image", Propagation::Private);
+    let named = ImageRef { image: "data:1".into(), ..case.input.spec.image.clone() };
+    (of_image.source, of_image.selinux_relabel) =
+        (MountSource::Image { image: named, sub_path: String::new() }, true);
+    case.input.spec.mounts = vec![first, second, of_image];
+    // A container without a label.
+    assert!(!prepare(&case.input).unwrap().warnings.iter().any(|warning| warning.contains("SELinux")));
+    assert_eq!(label(&asked.join("f")), before);
+
+    let process = "system_u:system_r:container_t:s0:c3,c4";
+    case.input.spec.security.selinux = Some(process.into());
+    let prepared = prepare(&case.input).unwrap();
+    let wanted = crate::container::relabel::file_label(process);
+    assert!(wanted.ends_with(":s0:c3,c4") && wanted.contains(":object_r:"), "{wanted}");
+    assert_eq!((label(&asked), label(&asked.join("f"))), (Some(wanted.clone()), Some(wanted)));
+    assert_eq!(label(&other.join("f")), before);
+    let of_image = |warning: &String| warning.contains("\"data:1\" on /image") && warning.contains("SELinux");
+    assert!(prepared.warnings.iter().any(of_image), "{:?}", prepared.warnings);
+
+    case.input.spec.mounts[0].source = MountSource::Host("/etc/".into());
+    let error = prepare(&case.input).unwrap_err().to_string();
+    assert!(error.starts_with("/etc ") && error.contains("selinux_relabel"), "{error}");
+}
+
 #[test]
 fn mounts_get_through_only_where_the_node_lets_them() {
     if !root_only() {

@@ -210,8 +210,6 @@ pub enum Why {
     MappingWithoutUserns,
     #[error("not the pod's mapping ({pod}), by which its mounts are mapped: make the two equal")]
     MappingNotPods { pod: String },
-    #[error("relabelling files for SELinux is not done by this version: leave it out")]
-    RelabelUnsupported,
     #[error("not permissions of a device: use letters of \"rwm\", each once")]
     DevicePermissions,
     #[error("not a device's CDI name: write vendor/class=device, such as \"example.com/gpu=0\"")]

@@ -54,7 +54,7 @@ pub fn container_spec(
         image: image_ref("config.image", image)?,
         working_dir: working_dir(config.working_dir)?,
         envs: envs(config.envs)?,
-        mounts: mounts::mounts(config.mounts, pod.spec.namespaces.user.as_ref(), host)?,
+        mounts: mounts::mounts(config.mounts, pod.spec.namespaces.user.as_ref())?,
         devices: devices::devices(config.devices)?,
         cdi_devices: devices::cdi(config.cdi_devices, &config.annotations)?,
         labels: identity::pairs("config.labels", config.labels)?,

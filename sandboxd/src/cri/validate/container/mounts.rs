@@ -3,7 +3,7 @@
 use sandboxd_api::cri::{self, MountPropagation};
 
 use super::super::namespaces::Lines;
-use super::super::{Host, Invalid, PATH_MAX, Why, absolute, count, known};
+use super::super::{Invalid, PATH_MAX, Why, absolute, count, known};
 use super::{bytes, clean, image_ref};
 use crate::container::spec::{Mount, MountSource, Propagation};
 use crate::pod::spec::{IdMap, IdMappings};
@@ -13,17 +13,13 @@ const MOUNTS_MAX: usize = 4096;
 /// What a volume may be mounted with; all else has a field of its own, or is the file system's.
 const OPTIONS: [&str; 3] = ["nosuid", "nodev", "noexec"];
 
-pub(super) fn mounts(
-    mounts: Vec<cri::Mount>,
-    userns: Option<&IdMappings>,
-    host: &Host,
-) -> Result<Vec<Mount>, Invalid> {
+pub(super) fn mounts(mounts: Vec<cri::Mount>, userns: Option<&IdMappings>) -> Result<Vec<Mount>, Invalid> {
     count(FIELD, mounts.len(), MOUNTS_MAX)?;
-    let one = |(i, mount)| self::mount(&format!("{FIELD}[{i}]"), mount, userns, host);
+    let one = |(i, mount)| self::mount(&format!("{FIELD}[{i}]"), mount, userns);
     mounts.into_iter().enumerate().map(one).collect()
 }
 
-fn mount(field: &str, m: cri::Mount, userns: Option<&IdMappings>, host: &Host) -> Result<Mount, Invalid> {
+fn mount(field: &str, m: cri::Mount, userns: Option<&IdMappings>) -> Result<Mount, Invalid> {
     let at = |name: &str| format!("{field}.{name}");
     let propagation = match known(&at("propagation"), m.propagation)? {
         MountPropagation::PropagationPrivate => Propagation::Private,
@@ -35,10 +31,6 @@ fn mount(field: &str, m: cri::Mount, userns: Option<&IdMappings>, host: &Host) -
     }
     if m.recursive_read_only && propagation != Propagation::Private {
         return Err(Invalid::new(at("recursive_read_only"), true, Why::RecursivePropagation));
-    }
-    // Without SELinux there are no labels, and nothing that would have to be done.
-    if m.selinux_relabel && host.selinux {
-        return Err(Invalid::new(at("selinux_relabel"), true, Why::RelabelUnsupported));
     }
     for (i, option) in m.mount_options.iter().enumerate() {
         if !OPTIONS.contains(&option.as_str()) {

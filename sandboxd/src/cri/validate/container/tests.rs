@@ -222,16 +222,10 @@ fn mounts() {
     mount(&mut c).propagation = MountPropagation::PropagationBidirectional.into();
     mount(&mut c).selinux_relabel = true;
     mount(&mut c).mount_options = vec!["nosuid".into(), "nodev".into(), "nosuid".into()];
-    let labelled = Host { selinux: true, ..host() };
-    let error = container_spec(c.clone(), &test_pod("web"), &labelled).unwrap_err();
-    assert_eq!(
-        (error.field.as_str(), error.why),
-        ("config.mounts[0].selinux_relabel", Why::RelabelUnsupported)
-    );
     let kept = valid(c).mounts.remove(0);
     assert_eq!(kept.container_path, "/data/x/y");
     assert_eq!(kept.propagation, Propagation::Bidirectional);
-    assert!(kept.id_mappings.is_some());
+    assert!(kept.id_mappings.is_some() && kept.selinux_relabel);
     assert_eq!(kept.options, ["nodev", "nosuid"]);
     let mut c = config();
     mount(&mut c).host_path.clear();
