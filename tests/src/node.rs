@@ -98,7 +98,10 @@ impl Node {
         cni::plugin_dir(&self.path("cni-bin"), standard, &extra)?;
         fs::create_dir(self.path("net.d"))?;
         self.write_conflist(options.plugin.as_ref().map(|(conf, _)| conf.clone()))?;
-        fs::write(self.path("config.toml"), &options.config)?;
+        // Its cgroup parent is a path: where systemd runs the machine, the daemon would want a slice.
+        let driver = "[cgroup]\ndriver = \"cgroupfs\"\n";
+        let driver = if options.config.contains("[cgroup]") { "" } else { driver };
+        fs::write(self.path("config.toml"), format!("{}\n{driver}", options.config))?;
         Ok(())
     }
 

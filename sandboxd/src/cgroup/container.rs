@@ -1,4 +1,4 @@
-//! A container's cgroup: a sibling of its pod's, with limits and devices of its own.
+//! A container's cgroup: a sibling of its pod's infra container's, with limits and devices of its own.
 //!
 //! ```text
 //!   plan_container ──▶ Planned ──create_container──▶ MadeContainer ──procs──▶ (the shim writes itself in)
@@ -14,12 +14,11 @@ use std::path::Path;
 use super::devices;
 use super::error::CgroupError;
 use super::files;
-use super::holder::Holder;
 use super::limits::Limits;
 use super::path::{self, Planned};
-use super::systemd;
 use super::{Cgroups, Devices, Inner};
 use crate::container::model::ContainerId;
+use crate::pod::model::PodId;
 use crate::pod::spec::Resources;
 
 /// The kernel's list of the files that may be given to the owner of a part of the tree (cgroups(7)).
@@ -27,13 +26,11 @@ const DELEGATE: &str = "/sys/kernel/cgroup/delegate";
 /// The list of kernels before 4.15, and what is given at least.
 const DELEGATED: [&str; 3] = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
 
-/// A container's cgroup that was made. Keep it until the container's first process is in it: with the systemd
-/// driver an empty scope would be taken away.
+/// A container's cgroup that was made.
 #[derive(Debug)]
 pub struct MadeContainer {
     cgroups: Cgroups,
     cgroup: Planned,
-    _holder: Option<Holder>,
 }
 
 impl MadeContainer {
@@ -53,12 +50,17 @@ impl MadeContainer {
 }
 
 impl Cgroups {
-    /// Where a container's cgroup goes: below the parent of its pod, beside the pod's own. No side effect.
+    /// Where a container's cgroup goes: beside its pod's infra container's. No side effect.
     ///
     /// # Errors
     /// As [`Cgroups::plan`].
-    pub fn plan_container(&self, parent: &str, container: &ContainerId) -> Result<Planned, CgroupError> {
-        path::plan(self.inner.driver, parent, container.as_str())
+    pub fn plan_container(
+        &self,
+        parent: &str,
+        pod: &PodId,
+        container: &ContainerId,
+    ) -> Result<Planned, CgroupError> {
+        path::plan(self.inner.driver, parent, pod.as_str(), Some(container.as_str()))
     }
 
     /// Makes a container's cgroup and sets its limits and devices. `owner`: the host ids of a pod's root that
@@ -74,34 +76,27 @@ impl Cgroups {
         devices: &Devices,
         owner: Option<(u32, u32)>,
     ) -> Result<MadeContainer, CgroupError> {
-        let Inner { layout, busctl, .. } = &*self.inner;
+        let Inner { layout, .. } = &*self.inner;
         let limits = Limits::of(resources, &Resources::default())?;
         let writes = if layout.is_v2() { limits.v2()? } else { limits.v1(layout.name())? };
         let make = || {
-            let holder = match &cgroup.unit {
-                Some(unit) => {
-                    let holder = Holder::start().map_err(|source| CgroupError::Io {
-                        action: "starting the first process of scope",
-                        path: unit.scope.clone().into(),
-                        source,
-                    })?;
-                    systemd::start(busctl, unit, cgroup.path(), &limits, layout.is_v2(), holder.pid())?;
-                    Some(holder)
-                }
-                None => None,
-            };
+            // A scope that is gone, with its pod's first process, is not ours to make again behind systemd's back.
+            if let Some(unit) = &cgroup.unit
+                && let Some(path) = layout.mounts().map(|mount| unit.below(mount)).find(|dir| !dir.is_dir())
+            {
+                let source = io::Error::from(io::ErrorKind::NotFound);
+                return Err(CgroupError::Io { action: "finding the pod's scope", path, source });
+            }
             files::make(layout, cgroup)?;
             files::limit(layout, cgroup, &writes)?;
             devices::set(layout, cgroup, devices)?;
             if let (Some((uid, gid)), true, Some(mount)) = (owner, layout.is_v2(), &layout.v2) {
                 delegate(&cgroup.below(mount), uid, gid)?;
             }
-            Ok(holder)
+            Ok(())
         };
         match make() {
-            Ok(holder) => {
-                Ok(MadeContainer { cgroups: self.clone(), cgroup: cgroup.clone(), _holder: holder })
-            }
+            Ok(()) => Ok(MadeContainer { cgroups: self.clone(), cgroup: cgroup.clone() }),
             Err(error) => {
                 if let Err(left) = self.remove(cgroup) {
                     tracing::warn!(cgroup = cgroup.path(), error = %left, "half-made cgroup is left");

@@ -4,12 +4,16 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Stdio};
 
-use super::tests::{FakeV2, Sleeper, exists_anywhere, real, skipped};
+use super::tests::{FakeV2, exists_anywhere, real, skipped};
 use super::*;
 use crate::container::model::ContainerId;
 
 fn container(id: &str) -> ContainerId {
     ContainerId::from_string(id.to_owned())
+}
+
+fn pod(id: &str) -> PodId {
+    PodId::from_string(id.to_owned())
 }
 
 /// Removes what a test made, also when it fails.
@@ -49,7 +53,7 @@ fn controller_dir(cgroups: &Cgroups, planned: &Planned, controller: &str) -> Opt
 #[test]
 fn a_container_may_use_its_devices_and_no_others() {
     let Some(cgroups) = real("container devices") else { return };
-    let planned = cgroups.plan_container("", &container("sntctdev")).unwrap();
+    let planned = cgroups.plan_container("", &pod("sntctpod"), &container("sntctdev")).unwrap();
     let made = cgroups.create_container(&planned, &Resources::default(), &Devices::defaults(), None).unwrap();
     let _made = Made(&cgroups, planned.clone());
     let script = "echo x > /dev/null && echo null; head -c1 /dev/zero > /dev/null && echo zero; \
@@ -67,7 +71,7 @@ fn a_container_may_use_its_devices_and_no_others() {
 #[test]
 fn a_privileged_container_may_use_every_device() {
     let Some(cgroups) = real("container devices of a privileged one") else { return };
-    let planned = cgroups.plan_container("", &container("sntctpriv")).unwrap();
+    let planned = cgroups.plan_container("", &pod("sntctpod"), &container("sntctpriv")).unwrap();
     let made = cgroups.create_container(&planned, &Resources::default(), &Devices::all(), None).unwrap();
     let _made = Made(&cgroups, planned);
     let output = shell_in(&made, ": < /dev/kmsg").output().unwrap();
@@ -77,10 +81,16 @@ fn a_privileged_container_may_use_every_device() {
 #[test]
 fn what_the_kernel_kills_for_memory_is_counted() {
     let Some(cgroups) = real("container OOM count") else { return };
-    if controller_dir(&cgroups, &cgroups.plan_container("", &container("x")).unwrap(), "memory").is_none() {
+    if controller_dir(
+        &cgroups,
+        &cgroups.plan_container("", &pod("sntctpod"), &container("x")).unwrap(),
+        "memory",
+    )
+    .is_none()
+    {
         return skipped("container OOM count", "no memory controller here");
     }
-    let planned = cgroups.plan_container("", &container("sntctoom")).unwrap();
+    let planned = cgroups.plan_container("", &pod("sntctpod"), &container("sntctoom")).unwrap();
     let limit = 16u64 << 20;
     let resources = Resources {
         memory_limit: Some(limit),
@@ -102,7 +112,7 @@ fn what_the_kernel_kills_for_memory_is_counted() {
 fn an_update_is_whole_or_nothing() {
     let Some(cgroups) = real("container update") else { return };
     let v2 = cgroups.inner.layout.is_v2();
-    let planned = cgroups.plan_container("/sntct-up", &container("sntctup")).unwrap();
+    let planned = cgroups.plan_container("/sntct-up", &pod("sntctpod"), &container("sntctup")).unwrap();
     let first = Resources {
         cpu_shares: Some(512),
         cpu_period: Some(100_000),
@@ -187,7 +197,7 @@ fn an_update_is_whole_or_nothing() {
 #[test]
 fn what_cannot_be_made_leaves_nothing() {
     let Some(cgroups) = real("container errors") else { return };
-    let planned = cgroups.plan_container("", &container("sntctwrong")).unwrap();
+    let planned = cgroups.plan_container("", &pod("sntctpod"), &container("sntctwrong")).unwrap();
     let wrong = Resources { cpuset_cpus: Some("4000".into()), ..Resources::default() };
     let error = cgroups.create_container(&planned, &wrong, &Devices::all(), None).unwrap_err();
     assert!(error.to_string().contains("4000"), "{error}");
@@ -236,7 +246,7 @@ fn a_writable_v2_cgroup_is_given_to_the_pods_root() {
     }
     let files = ["memory.max", "memory.current", "memory.events", "cgroup.threads"];
     let fake = FakeV2::new("memory", &["kubepods", "kubepods/c1"], &files);
-    let planned = fake.cgroups.plan_container("/kubepods", &container("c1")).unwrap();
+    let planned = fake.cgroups.plan_container("/kubepods", &pod("sntctpod"), &container("c1")).unwrap();
     let resources = Resources { memory_limit: Some(100), ..Resources::default() };
     let made = fake
         .cgroups
@@ -266,20 +276,9 @@ fn a_writable_v2_cgroup_is_given_to_the_pods_root() {
 }
 
 #[test]
-fn a_scopes_place_is_held_and_given_up() {
-    let holder = holder::Holder::start().unwrap();
-    let pid = holder.pid();
-    let _sleeper = Sleeper::new();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    assert!(status.contains("State:"), "{status}");
-    drop(holder);
-    assert!(!Path::new(&format!("/proc/{pid}")).exists());
-}
-
-#[test]
 fn what_a_container_uses_is_read() {
     let Some(cgroups) = real("container usage") else { return };
-    let planned = cgroups.plan_container("", &container("sntctuse")).unwrap();
+    let planned = cgroups.plan_container("", &pod("sntctpod"), &container("sntctuse")).unwrap();
     let resources = Resources { memory_limit: Some(256 << 20), ..Resources::default() };
     let made = cgroups.create_container(&planned, &resources, &Devices::defaults(), None).unwrap();
     let _made = Made(&cgroups, planned.clone());

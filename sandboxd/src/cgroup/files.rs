@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::error::CgroupError;
 use super::layout::Layout;
 use super::limits::Write;
-use super::path::{DEFAULT, Planned};
+use super::path::{DEFAULT, Planned, Unit};
 
 /// Another pod's end may take the empty default parent away between making it and making what is in it.
 const MAKE_TRIES: u32 = 20;
@@ -232,6 +232,12 @@ pub(super) fn remove(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupErro
         while parent.pop() && parent != *mount && fs::remove_dir(&parent).is_ok() {}
     }
     outcome
+}
+
+/// Removes what systemd left of a pod's scope. Idempotent.
+pub(super) fn remove_scope(layout: &Layout, unit: &Unit) -> Result<(), CgroupError> {
+    let begun = Instant::now();
+    layout.mounts().fold(Ok(()), |outcome, mount| outcome.and(remove_patiently(&unit.below(mount), begun)))
 }
 
 fn remove_patiently(dir: &Path, begun: Instant) -> Result<(), CgroupError> {

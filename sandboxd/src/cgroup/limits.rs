@@ -178,12 +178,6 @@ impl Limits {
         }
         Ok(writes)
     }
-
-    /// The CPU time per second of wall time that systemd is told, in microseconds.
-    pub(super) fn quota_per_second(&self) -> Option<u64> {
-        let quota = u128::from(self.quota?) * 1_000_000 / u128::from(self.period.unwrap_or(PERIOD).max(1));
-        u64::try_from(quota).ok()
-    }
 }
 
 /// cpu.weight of v1 shares, by the formula that runc 1.4, crun 1.23 and kubelet use: 2, 1024 and 262144

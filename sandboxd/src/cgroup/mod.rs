@@ -18,6 +18,18 @@
 //!
 //! They are leaves because a v2 cgroup that hands controllers down takes no processes itself.
 //!
+//! With the systemd driver kubelet's is a slice, and between it and them is a scope of the pod's, which is ours
+//! (`Delegate`): what systemd is told again, at a reload or for another property, never reaches the limits below it,
+//! and a container's counters are there after its end. In the slice itself systemd would write each limit that it
+//! knows over ours, and take an empty scope away before it could be read why the container ended:
+//!
+//! ```text
+//!   kubepods-…-pod….slice
+//!       └── sandboxd-<pod id>.scope    in no limits; lives as long as the infra container
+//!           ├── infra
+//!           └── <container id>
+//! ```
+//!
 //! All calls block: on cgroup v1 the first write to a `cgroup.procs` after an idle spell waits 5 to 9 ms
 //! for a grace period of the kernel, so `attach` belongs on a blocking thread beside CNI.
 //! `oom_score_adj` is a property of processes, and the runtime's; here it is only changed, for those in a cgroup.
@@ -29,7 +41,6 @@ mod container_tests;
 mod devices;
 mod error;
 mod files;
-mod holder;
 mod layout;
 mod limits;
 mod path;
@@ -143,7 +154,7 @@ impl Cgroups {
     /// # Errors
     /// When the parent is not in the driver's way of naming, or leads out of the hierarchy.
     pub fn plan(&self, parent: &str, pod: &PodId) -> Result<Planned, CgroupError> {
-        path::plan(self.inner.driver, parent, pod.as_str())
+        path::plan(self.inner.driver, parent, pod.as_str(), None)
     }
 
     /// Makes the cgroup and sets its limits: `resources`, raised by `overhead`. On an error nothing of the
@@ -169,7 +180,7 @@ impl Cgroups {
                 return Err(error);
             }
         }
-        Ok(MadeCgroup { cgroups: self.clone(), cgroup: cgroup.clone(), limits, writes })
+        Ok(MadeCgroup { cgroups: self.clone(), cgroup: cgroup.clone(), writes })
     }
 
     /// Removes the cgroup with everything the pod made inside it, and the default parent where it is empty.
@@ -179,12 +190,13 @@ impl Cgroups {
     /// [`CgroupError::Busy`] where processes stay.
     pub fn remove(&self, cgroup: &Planned) -> Result<(), CgroupError> {
         let Inner { layout, busctl, .. } = &*self.inner;
-        if let Some(unit) = &cgroup.unit
-            && layout.mounts().any(|mount| cgroup.below(mount).exists())
-        {
+        let Some(unit) = cgroup.unit.as_ref().filter(|_| cgroup.first) else {
+            return files::remove(layout, cgroup);
+        };
+        if layout.mounts().any(|mount| unit.below(mount).exists()) {
             systemd::stop(busctl, unit)?;
         }
-        files::remove(layout, cgroup)
+        files::remove_scope(layout, unit)
     }
 
     /// Kills all processes of the cgroup and of those inside it. Idempotent.
@@ -201,7 +213,6 @@ impl Cgroups {
 pub struct MadeCgroup {
     cgroups: Cgroups,
     cgroup: Planned,
-    limits: Limits,
     writes: Vec<Write>,
 }
 
@@ -220,10 +231,12 @@ impl MadeCgroup {
     pub fn attach(&self, pid: i32) -> Result<(), CgroupError> {
         let Inner { layout, busctl, .. } = &*self.cgroups.inner;
         if let Some(unit) = &self.cgroup.unit {
-            systemd::start(busctl, unit, self.cgroup.path(), &self.limits, layout.is_v2(), pid)?;
-            // systemd makes the v1 hierarchies it uses itself; the rest, and the files it does not know.
+            systemd::start(busctl, unit, pid)?;
+            // A v2 cgroup with a process in it hands no controllers down: first the process goes where it belongs.
             files::make(layout, &self.cgroup)?;
-            files::limit(layout, &self.cgroup, &self.writes)?;
+            files::attach(layout, &self.cgroup, pid)?;
+            files::make(layout, &self.cgroup)?;
+            return files::limit(layout, &self.cgroup, &self.writes);
         }
         files::attach(layout, &self.cgroup, pid)
     }

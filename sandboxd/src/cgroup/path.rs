@@ -17,14 +17,29 @@ pub struct Planned {
     path: String,
     /// The daemon's own default parent, removed when empty.
     pub(super) default_parent: bool,
+    /// The pod's scope, which it is in.
     pub(super) unit: Option<Unit>,
+    /// The infra container's: the scope comes and goes with it.
+    pub(super) first: bool,
 }
 
-/// A systemd scope.
+/// The cgroup of a pod's infra container inside the pod's scope.
+const INFRA: &str = "infra";
+
+/// A systemd scope: one for each pod, and what is in it is ours (`Delegate`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unit {
     pub scope: String,
     pub slice: String,
+    /// Its cgroup, below each hierarchy's mount point, with a leading '/'.
+    pub path: String,
+}
+
+impl Unit {
+    /// Its directory in a hierarchy.
+    pub(super) fn below(&self, mount: &Path) -> PathBuf {
+        mount.join(self.path.trim_start_matches('/'))
+    }
 }
 
 impl Planned {
@@ -40,26 +55,37 @@ impl Planned {
     }
 }
 
-/// Plans the cgroup of a pod or container.
-pub(super) fn plan(driver: Driver, parent: &str, id: &str) -> Result<Planned, CgroupError> {
-    if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
-        return Err(CgroupError::BadParent {
-            parent: id.to_owned(),
-            problem: "the id of a pod or container is a file name",
-        });
+/// Plans the cgroup of a pod's infra container, or of one of its containers.
+pub(super) fn plan(
+    driver: Driver,
+    parent: &str,
+    pod: &str,
+    container: Option<&str>,
+) -> Result<Planned, CgroupError> {
+    for id in [Some(pod), container].into_iter().flatten() {
+        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+            return Err(CgroupError::BadParent {
+                parent: id.to_owned(),
+                problem: "the id of a pod or container is a file name",
+            });
+        }
     }
+    let first = container.is_none();
     match driver {
         Driver::Cgroupfs => {
             let clean = cgroupfs_parent(parent)?;
             let default_parent = parent.is_empty();
-            Ok(Planned { path: format!("{}/{id}", clean.trim_end_matches('/')), default_parent, unit: None })
+            let path = format!("{}/{}", clean.trim_end_matches('/'), container.unwrap_or(pod));
+            Ok(Planned { path, default_parent, unit: None, first })
         }
         Driver::Systemd => {
             let slice = if parent.is_empty() { DEFAULT_SLICE } else { systemd_parent(parent)? };
-            let scope = format!("sandboxd-{id}.scope");
+            let scope = format!("sandboxd-{pod}.scope");
             let expanded = expand_slice(slice)?;
-            let path = format!("{}/{scope}", expanded.trim_end_matches('/'));
-            Ok(Planned { path, default_parent: false, unit: Some(Unit { scope, slice: slice.to_owned() }) })
+            let within = format!("{}/{scope}", expanded.trim_end_matches('/'));
+            let path = format!("{within}/{}", container.unwrap_or(INFRA));
+            let unit = Some(Unit { scope, slice: slice.to_owned(), path: within });
+            Ok(Planned { path, default_parent: false, unit, first })
         }
     }
 }
@@ -130,7 +156,7 @@ mod tests {
     use super::*;
 
     fn path(driver: Driver, parent: &str) -> Result<String, CgroupError> {
-        plan(driver, parent, "p1").map(|c| c.path().to_owned())
+        plan(driver, parent, "p1", None).map(|c| c.path().to_owned())
     }
 
     #[test]
@@ -154,21 +180,24 @@ mod tests {
     #[test]
     fn slices_are_expanded_and_validated() {
         for (parent, expected) in [
-            ("", "/sandboxd.slice/sandboxd-p1.scope"),
+            ("", "/sandboxd.slice/sandboxd-p1.scope/infra"),
             (
                 "kubepods-burstable-pod1_2.slice",
-                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/sandboxd-p1.scope",
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/sandboxd-p1.scope/infra",
             ),
-            ("-.slice", "/sandboxd-p1.scope"),
-            ("/", "/sandboxd-p1.scope"),
-            ("/test.slice", "/test.slice/sandboxd-p1.scope"),
+            ("-.slice", "/sandboxd-p1.scope/infra"),
+            ("/", "/sandboxd-p1.scope/infra"),
+            ("/test.slice", "/test.slice/sandboxd-p1.scope/infra"),
             // As kubelet.
-            ("/a.slice/a-b.slice/a-b-c_d.slice/", "/a.slice/a-b.slice/a-b-c_d.slice/sandboxd-p1.scope"),
+            ("/a.slice/a-b.slice/a-b-c_d.slice/", "/a.slice/a-b.slice/a-b-c_d.slice/sandboxd-p1.scope/infra"),
         ] {
             assert_eq!(path(Driver::Systemd, parent).unwrap(), expected);
         }
+        let container = plan(Driver::Systemd, "a-b.slice", "p1", Some("c1")).unwrap();
+        assert_eq!(container.path(), "/a.slice/a-b.slice/sandboxd-p1.scope/c1");
+        assert_eq!(container.unit.unwrap().path, "/a.slice/a-b.slice/sandboxd-p1.scope");
         for name in ["a-b.slice", "/a.slice/a-b.slice"] {
-            assert_eq!(plan(Driver::Systemd, name, "p1").unwrap().unit.unwrap().slice, "a-b.slice");
+            assert_eq!(plan(Driver::Systemd, name, "p1", None).unwrap().unit.unwrap().slice, "a-b.slice");
         }
         for parent in ["/kubepods/x", "kubepods", ".slice", "/a.slice/b"] {
             let error = path(Driver::Systemd, parent).unwrap_err();

@@ -4,9 +4,9 @@
 //! memory than all the rest of this room, for two calls in a pod's life; busctl is part of systemd and so
 //! is there wherever this driver can work.
 //!
-//! A scope needs a process from the start, so it is made when the first one is attached, with the limits
-//! that systemd writes itself on a reload; the files it does not know are written directly, which
-//! `Delegate` allows. Source: org.freedesktop.systemd1(5), systemd.resource-control(5).
+//! A scope needs a process from the start, so it is made when the first one is attached. It has no limits, and
+//! systemd never writes below it (`Delegate`): limits are those of the cgroups in it, written directly. Source:
+//! org.freedesktop.systemd1(5), systemd.resource-control(5).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::error::CgroupError;
-use super::limits::{Limits, weight};
 use super::path::Unit;
 
-const WITHIN: Duration = Duration::from_secs(10);
+/// runc's. systemd answers nobody while it reloads its units.
+const WITHIN: Duration = Duration::from_secs(30);
 
 /// Whether systemd runs this machine (sd_booted(3)).
 pub(super) fn booted() -> bool {
@@ -32,15 +32,8 @@ pub(super) fn busctl() -> Option<PathBuf> {
 }
 
 /// Starts the scope with its first process, and waits until the process is in it.
-pub(super) fn start(
-    busctl: &Path,
-    unit: &Unit,
-    cgroup: &str,
-    limits: &Limits,
-    v2: bool,
-    pid: i32,
-) -> Result<(), CgroupError> {
-    call(busctl, "StartTransientUnit", unit, &start_arguments(unit, limits, v2, pid))?;
+pub(super) fn start(busctl: &Path, unit: &Unit, pid: i32) -> Result<(), CgroupError> {
+    call(busctl, "StartTransientUnit", unit, &start_arguments(unit, pid))?;
     // The answer names a job; that the job is done shows in /proc, which needs no signal from the bus.
     let begun = Instant::now();
     let file = format!("/proc/{pid}/cgroup");
@@ -50,7 +43,7 @@ pub(super) fn start(
             path: file.clone().into(),
             source,
         })?;
-        if text.lines().any(|line| line.ends_with(cgroup)) {
+        if text.lines().any(|line| line.ends_with(&unit.path)) {
             return Ok(());
         }
         if begun.elapsed() > WITHIN {
@@ -71,8 +64,8 @@ pub(super) fn stop(busctl: &Path, unit: &Unit) -> Result<(), CgroupError> {
 }
 
 /// The signature and arguments of StartTransientUnit as busctl takes them.
-fn start_arguments(unit: &Unit, limits: &Limits, v2: bool, pid: i32) -> Vec<String> {
-    let mut properties: Vec<Property> = vec![
+fn start_arguments(unit: &Unit, pid: i32) -> Vec<String> {
+    let properties: Vec<Property> = vec![
         ("Description", "s", format!("sandboxd {}", unit.scope)),
         ("Slice", "s", unit.slice.clone()),
         ("PIDs", "au", format!("1 {pid}")),
@@ -84,7 +77,6 @@ fn start_arguments(unit: &Unit, limits: &Limits, v2: bool, pid: i32) -> Vec<Stri
         // Its default is a share of the machine's, which nobody asked for.
         ("TasksMax", "t", u64::MAX.to_string()),
     ];
-    properties.extend(limit_properties(limits, v2));
     let mut arguments = vec!["ssa(sv)a(sa(sv))".to_owned(), unit.scope.clone(), "fail".to_owned()];
     push(&mut arguments, properties);
     arguments.push("0".to_owned()); // no auxiliary units
@@ -92,28 +84,6 @@ fn start_arguments(unit: &Unit, limits: &Limits, v2: bool, pid: i32) -> Vec<Stri
 }
 
 type Property = (&'static str, &'static str, String);
-
-/// The limits that systemd knows.
-fn limit_properties(limits: &Limits, v2: bool) -> Vec<Property> {
-    let mut properties = Vec::new();
-    if let Some(shares) = limits.shares {
-        properties.push(if v2 {
-            ("CPUWeight", "t", weight(shares).to_string())
-        } else {
-            ("CPUShares", "t", shares.to_string())
-        });
-    }
-    if let Some(quota) = limits.quota_per_second() {
-        properties.push(("CPUQuotaPerSecUSec", "t", quota.to_string()));
-    }
-    if let Some(period) = limits.period {
-        properties.push(("CPUQuotaPeriodUSec", "t", period.to_string()));
-    }
-    if let Some(memory) = limits.memory {
-        properties.push((if v2 { "MemoryMax" } else { "MemoryLimit" }, "t", memory.to_string()));
-    }
-    properties
-}
 
 /// An array of properties as busctl takes it: its length, then name, signature and value of each.
 fn push(arguments: &mut Vec<String>, properties: Vec<Property>) {
@@ -130,26 +100,10 @@ fn push(arguments: &mut Vec<String>, properties: Vec<Property>) {
     }
 }
 
-/// Tells systemd of new limits, until the scope ends: its next reload would put the old ones back.
-pub(super) fn set(busctl: &Path, unit: &Unit, limits: &Limits, v2: bool) -> Result<(), CgroupError> {
-    let mut properties = limit_properties(limits, v2);
-    if limits.unlimited {
-        properties.push(("CPUQuotaPerSecUSec", "t", u64::MAX.to_string()));
-    }
-    if properties.is_empty() {
-        return Ok(());
-    }
-    call(busctl, "SetUnitProperties", unit, &set_arguments(unit, properties))
-}
-
-fn set_arguments(unit: &Unit, properties: Vec<Property>) -> Vec<String> {
-    let mut arguments = vec!["sba(sv)".to_owned(), unit.scope.clone(), "true".to_owned()];
-    push(&mut arguments, properties);
-    arguments
-}
-
 fn call(busctl: &Path, method: &'static str, unit: &Unit, arguments: &[String]) -> Result<(), CgroupError> {
     let output = Command::new(busctl)
+        // A tool of systemd's that fails tells the service manager, which takes it for the daemon's.
+        .env_remove("NOTIFY_SOCKET")
         // "--": a value may begin with a dash ("-.slice").
         .args(["--system", "--quiet", &format!("--timeout={}", WITHIN.as_secs()), "--", "call"])
         .args(["org.freedesktop.systemd1", "/org/freedesktop/systemd1"])
@@ -171,43 +125,27 @@ fn call(busctl: &Path, method: &'static str, unit: &Unit, arguments: &[String]) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::spec::Resources;
     use std::os::unix::fs::PermissionsExt;
 
     fn unit() -> Unit {
-        Unit { scope: "sandboxd-p1.scope".into(), slice: "kubepods-pod1.slice".into() }
+        Unit {
+            scope: "sandboxd-p1.scope".into(),
+            slice: "kubepods-pod1.slice".into(),
+            path: "/kubepods.slice/kubepods-pod1.slice/sandboxd-p1.scope".into(),
+        }
     }
 
     #[test]
-    fn the_request_names_slice_process_and_limits() {
-        let resources = Resources {
-            cpu_shares: Some(1024),
-            cpu_quota: Some(25_000),
-            cpu_period: Some(50_000),
-            memory_limit: Some(1 << 20),
-            ..Resources::default()
-        };
-        let limits = Limits::of(&resources, &Resources::default()).unwrap();
-        let text = start_arguments(&unit(), &limits, true, 42).join(" ");
+    fn the_request_names_slice_and_process_and_no_limits() {
+        let text = start_arguments(&unit(), 42).join(" ");
         assert!(
-            text.starts_with("ssa(sv)a(sa(sv)) sandboxd-p1.scope fail 13 Description s sandboxd "),
+            text.starts_with("ssa(sv)a(sa(sv)) sandboxd-p1.scope fail 9 Description s sandboxd "),
             "{text}"
         );
-        for part in [
-            " Slice s kubepods-pod1.slice ",
-            " PIDs au 1 42 ",
-            " Delegate b true ",
-            " CPUWeight t 100 ",
-            " CPUQuotaPerSecUSec t 500000 ",
-            " CPUQuotaPeriodUSec t 50000 ",
-            " MemoryMax t 1048576 0",
-        ] {
+        for part in [" Slice s kubepods-pod1.slice ", " PIDs au 1 42 ", " Delegate b true "] {
             assert!(text.contains(part), "{part:?} not in {text}");
         }
-        let set = set_arguments(&unit(), limit_properties(&limits, true)).join(" ");
-        assert!(set.starts_with("sba(sv) sandboxd-p1.scope true 4 CPUWeight t 100 "), "{set}");
-        let text = start_arguments(&unit(), &limits, false, 42).join(" ");
-        assert!(text.contains(" CPUShares t 1024 ") && text.contains(" MemoryLimit t 1048576 0"), "{text}");
+        assert!(text.ends_with(&format!(" TasksMax t {} 0", u64::MAX)), "{text}");
     }
 
     #[test]
@@ -219,8 +157,7 @@ mod tests {
             std::fs::set_permissions(&fake, std::fs::Permissions::from_mode(0o755)).unwrap();
         };
         script("echo 'Call failed: Unit x already exists.' >&2; exit 1");
-        let limits = Limits::default();
-        let error = start(&fake, &unit(), "/x", &limits, true, 1).unwrap_err().to_string();
+        let error = start(&fake, &unit(), 1).unwrap_err().to_string();
         assert!(error.contains("StartTransientUnit") && error.contains("already exists"), "{error}");
         script("echo 'Call failed: Unit sandboxd-p1.scope not loaded.' >&2; exit 1");
         stop(&fake, &unit()).unwrap();

@@ -9,7 +9,6 @@ use super::error::CgroupError;
 use super::files::{self, put};
 use super::limits::{Limits, Write};
 use super::path::Planned;
-use super::systemd;
 use super::{Cgroups, Inner};
 use crate::pod::spec::Resources;
 
@@ -63,7 +62,7 @@ impl Cgroups {
         resources: &Resources,
         overhead: &Resources,
     ) -> Result<(), CgroupError> {
-        let Inner { layout, busctl, .. } = &*self.inner;
+        let Inner { layout, .. } = &*self.inner;
         let limits = Limits::of(resources, overhead)?;
         let writes = if layout.is_v2() { limits.v2_anew()? } else { limits.v1_anew(layout.name())? };
         let mut targets = Vec::new();
@@ -78,10 +77,7 @@ impl Cgroups {
             }
         }
         let mut written = Vec::new();
-        let outcome = apply(&targets, &mut written).and_then(|()| match &cgroup.unit {
-            Some(unit) => systemd::set(busctl, unit, &limits, layout.is_v2()),
-            None => Ok(()),
-        });
+        let outcome = apply(&targets, &mut written);
         if outcome.is_err() {
             restore(cgroup, written);
         }

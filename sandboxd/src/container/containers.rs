@@ -98,10 +98,10 @@ impl Containers {
         self.base.pods.dir(pod)
     }
 
-    pub(super) fn ground(&self, id: &ContainerId, parent: &str) -> Result<Node, CgroupError> {
+    pub(super) fn ground(&self, id: &ContainerId, pod: &PodId, parent: &str) -> Result<Node, CgroupError> {
         Ok(Node {
             id: id.clone(),
-            planned: self.base.cgroups.plan_container(parent, id)?,
+            planned: self.base.cgroups.plan_container(parent, pod, id)?,
             cgroups: self.base.cgroups.clone(),
             records: Arc::clone(&self.records),
             root: self.root(),

@@ -52,7 +52,7 @@ pub(super) async fn make(
         source: std::io::Error::other(error.to_string()),
     })?;
     let name = room.store.reserve(&pod.id, &spec.metadata, &id)?;
-    let ground = room.ground(&id, &pod.spec.cgroup_parent)?;
+    let ground = room.ground(&id, &pod.id, &pod.spec.cgroup_parent)?;
     // Its image volumes as well: they are mounted for as long as it lives.
     let mut images = vec![Arc::clone(&image)];
     for mount in &mut spec.mounts {

@@ -45,7 +45,7 @@ impl Containers {
 
     async fn recover_one(self: &Arc<Self>, mut record: Record) -> Result<(), ContainerError> {
         let id = record.container.id.clone();
-        let ground = self.ground(&id, &record.cgroup_parent)?;
+        let ground = self.ground(&id, &record.container.pod, &record.cgroup_parent)?;
         let pod_is_there = self.base.pods.find(record.container.pod.as_str())?.is_some();
         let infra = self.base.pods.infra(&record.container.pod);
         let adopted = match &infra {

@@ -31,7 +31,12 @@ pub(super) fn pod(
 
 /// The cgroup that a pod's own is in. One that is being made has none yet.
 fn parent(pod: &Pod) -> Option<&str> {
-    pod.cgroup.rsplit_once('/').map(|(parent, _)| parent)
+    let (parent, _) = pod.cgroup.rsplit_once('/')?;
+    // With the systemd driver a scope of the pod's is in between: the limits are the slice's.
+    match parent.rsplit_once('/') {
+        Some((slice, scope)) if scope.ends_with(".scope") => Some(slice),
+        _ => Some(parent),
+    }
 }
 
 /// Whether another pod that runs has the same parent.
