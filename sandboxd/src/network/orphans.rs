@@ -59,7 +59,11 @@ mod tests {
         let pod = PodId::random().unwrap();
         let run = |id: &str| Command::new("sleep").arg("30").env("CNI_CONTAINERID", id).spawn().unwrap();
         let (mut plugin, mut other) = (run(pod.as_str()), run("another"));
-        assert_eq!(end(&pod).unwrap(), 1);
+        // A process that has just begun its program may have no environment to show yet.
+        let begun = Instant::now();
+        while end(&pod).unwrap() != 1 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it is not found");
+        }
         assert!(!plugin.wait().unwrap().success());
         assert!(other.try_wait().unwrap().is_none(), "another pod's plugin was ended");
         other.kill().unwrap();

@@ -362,6 +362,7 @@ async fn mounts_of_a_request() {
                     container_path: "image".into(),
                     image: Some(cri::ImageSpec { image: "box:1".into(), ..Default::default() }),
                     image_sub_path: "data".into(),
+                    readonly: true,
                     ..Default::default()
                 };
                 c.mounts = vec![
@@ -528,7 +529,9 @@ async fn cgroups_are_seen_and_devices_kept_in() {
         let mut made = None;
         let (lines, exit, _) = node
             .run_in(asked, |id, prepared| {
-                let planned = cgroups.plan_container("", id).unwrap();
+                let planned = cgroups
+                    .plan_container("", &sandboxd::pod::model::PodId::from_string("prepared".into()), id)
+                    .unwrap();
                 let resources = prepared.spec.linux().as_ref().unwrap().resources().clone().unwrap();
                 let devices = Devices::of(resources.devices().as_ref().unwrap()).unwrap();
                 let container =
