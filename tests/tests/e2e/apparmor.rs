@@ -17,10 +17,11 @@ fn request(name: &str) -> Request {
     Request::new(name, BUSYBOX)
 }
 
-/// A container that may mount, as far as its capabilities go.
+/// A container that may mount and write sysctls, as far as its capabilities go.
 fn mounts(name: &str, change: impl FnOnce(&mut LinuxContainerSecurityContext)) -> Request {
     request(name).with_security(|security| {
-        security.capabilities.get_or_insert_default().add_capabilities = vec!["SYS_ADMIN".to_owned()];
+        security.capabilities.get_or_insert_default().add_capabilities =
+            ["SYS_ADMIN", "NET_ADMIN"].map(str::to_owned).into();
         change(security);
     })
 }
