@@ -4,6 +4,7 @@
 //! [`pod`] (the flow), [`runtime`], [`cgroup`] and [`network`], and comes back once. [`observer`]
 //! watches the kernel, [`console`] shows it. `ARCHITECTURE.md` has the map.
 
+pub mod apparmor;
 pub mod cgroup;
 pub mod client;
 pub mod config;

@@ -26,6 +26,8 @@ pub enum Need {
     Openssl,
     /// The OCI runtime, where the daemon finds it.
     Runc,
+    /// Enabled, with its files in securityfs.
+    AppArmor,
     /// A second daemon, built without the observer.
     NoObserverBuild,
 }
@@ -61,6 +63,10 @@ impl Need {
             Self::Registry => Registry::missing(),
             Self::Openssl => bins::on_path("openssl").is_none().then(|| "no openssl on the PATH".to_owned()),
             Self::Runc => bins::on_path("runc").is_none().then(|| "no runc on the PATH".to_owned()),
+            Self::AppArmor => {
+                let there = Path::new("/sys/kernel/security/apparmor").exists();
+                (!there).then(|| "AppArmor is not enabled".to_owned())
+            }
             Self::NoObserverBuild => std::env::var_os(bins::NO_OBSERVER)
                 .is_none()
                 .then(|| format!("no build without the observer: {} is not set", bins::NO_OBSERVER)),

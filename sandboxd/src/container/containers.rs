@@ -22,6 +22,7 @@ use super::model::{Container, ContainerId, ContainerState};
 use super::record::Records;
 use super::spec::ContainerSpec;
 use super::store::Store;
+use crate::apparmor::AppArmor;
 use crate::cgroup::{CgroupError, Cgroups};
 use crate::cri::ContainerService;
 use crate::pod::model::{Pod, PodId, PodState};
@@ -35,6 +36,7 @@ pub struct Foundations {
     pub pods: Arc<Pods>,
     pub images: Arc<Images>,
     pub cgroups: Cgroups,
+    pub apparmor: Arc<AppArmor>,
     /// The root and the state directory of the daemon.
     pub root: PathBuf,
     pub state: PathBuf,

@@ -46,6 +46,10 @@ pub(super) async fn make(
     if let PidMode::Target(target) = &spec.security.pid {
         spec.security.pid = PidMode::Target(running(room, &pod, target)?.to_string());
     }
+    // Said now, and not when it is started: so kubelet has it as CreateContainerError, and tells of it.
+    if let Some(profile) = spec.security.apparmor.as_ref().filter(|_| !spec.security.privileged) {
+        room.base.apparmor.ensure(profile).await?;
+    }
     let id = ContainerId::random().map_err(|error| ContainerError::Io {
         action: "making a container id from",
         path: "/dev/urandom".into(),

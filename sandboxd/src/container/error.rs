@@ -8,6 +8,7 @@ use sandboxd_image::ImageError;
 
 use super::model::{ContainerId, ContainerState};
 use super::prepare::PrepareError;
+use crate::apparmor::AppArmorError;
 use crate::cgroup::CgroupError;
 use crate::pod::PodError;
 use crate::pod::model::{PodId, PodState};
@@ -30,6 +31,8 @@ pub enum ContainerError {
     NoImage { image: String },
     #[error("the target {target:?} of the pid namespace is no running container of pod {pod}")]
     NoTarget { target: String, pod: PodId },
+    #[error(transparent)]
+    AppArmor(#[from] AppArmorError),
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error(transparent)]

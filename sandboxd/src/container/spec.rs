@@ -125,7 +125,7 @@ pub struct Security {
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
     pub seccomp: Seccomp,
-    /// A loaded profile's name; `None`: unconfined.
+    /// A profile's name; `None`: unconfined.
     pub apparmor: Option<String>,
     /// "user:role:type:level"; `None`: not asked for.
     pub selinux: Option<String>,

@@ -16,6 +16,8 @@ pub(super) fn container_code(error: &ContainerError) -> Code {
         C::AmbiguousId { .. } => Code::InvalidArgument,
         C::NotFound { .. } | C::NoImage { .. } | C::NoTarget { .. } => Code::NotFound,
         C::PodNotReady { .. } | C::State { .. } => Code::FailedPrecondition,
+        // What the node has loaded and can load: asking again does not change it.
+        C::AppArmor(_) => Code::FailedPrecondition,
         C::Image(source) => image_code(source),
         C::Prepare(source) => prepare_code(source),
         C::Cgroup(source) => cgroup_code(source),

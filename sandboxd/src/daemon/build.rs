@@ -12,6 +12,7 @@ use super::DaemonError;
 use super::dirs::{self, Lock};
 use super::node::{self, Node};
 use super::socket::Socket;
+use crate::apparmor::AppArmor;
 use crate::cgroup::{CgroupSettings, Cgroups, DriverChoice};
 use crate::config::{CgroupDriver, Config, Handler, RuntimeKind};
 use crate::console::Sources;
@@ -85,6 +86,7 @@ impl Daemon {
             let attribution = Arc::clone(&attribution);
             tokio::task::spawn_blocking(move || Observer::start(&settings, attribution))
         };
+        let apparmor = tokio::task::spawn_blocking(AppArmor::start);
         let host = HostInodes::read()?;
         let journal = Arc::new(Journal::open(&config.state)?);
         let network = Network::new(network_settings(&config))?;
@@ -93,6 +95,8 @@ impl Daemon {
         let handlers = pod_handlers(&config, &native).await;
         let reported = reports(&config, &handlers);
         let observer = observer.await.map_err(|e| DaemonError::Observer(std::io::Error::other(e)))?;
+        let apparmor = apparmor.await.map_err(|e| DaemonError::AppArmor(std::io::Error::other(e)))?;
+        let apparmor = Arc::new(apparmor);
 
         let rooms = Rooms {
             journal: Arc::clone(&journal),
@@ -115,6 +119,7 @@ impl Daemon {
             pods: Arc::clone(&pods),
             images: Arc::clone(&images),
             cgroups: cgroups.clone(),
+            apparmor: Arc::clone(&apparmor),
             root: config.root.clone(),
             state: config.state.clone(),
         })?;
@@ -126,13 +131,14 @@ impl Daemon {
         let known = Arc::new(Known::new(Arc::clone(&containers)));
 
         let stats = Stats::new(cgroups.clone(), Arc::clone(&known) as _);
-        let facts = node::facts(&cgroups, &host, &native);
+        let degradations = node::degradations(&native, apparmor.support());
+        let facts = node::facts(&cgroups, &host, degradations.clone());
         let telemetry = Telemetry::new(traces(&config, &facts.name)?);
         let events = Follow {
             pods: Arc::clone(pods.store()),
             containers: Arc::clone(containers.store()),
             network: network.watch(),
-            degradations: facts.degradations.clone(),
+            degradations: degradations.clone(),
             observer: observer.degradations(),
         }
         .start();
@@ -152,16 +158,17 @@ impl Daemon {
             closing: CancellationToken::new(),
             config: config.clone(),
         });
-        let node = Node::new(&config, reported, Arc::clone(&network), &cgroups, observer, &native);
+        let node = Node::new(&config, reported, Arc::clone(&network), &cgroups, observer, degradations);
         let targets = NodeTargets { pods: Arc::clone(&pods), containers: Arc::clone(&containers) };
         let (streaming, streams) = Streaming::listen(config.streaming.settings(), Arc::new(targets)).await?;
-        let cri = Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe())
-            .with_images(image_room.clone())
-            .with_containers(Arc::new(Arc::clone(&containers)))
-            .with_stats(stats)
-            .with_events(Events::follow(Arc::clone(pods.store()), known))
-            .with_streaming(streaming)
-            .with_telemetry(telemetry.clone());
+        let cri =
+            Cri::new(Arc::new(Arc::clone(&pods)), Arc::new(node), Host::probe(apparmor.support().clone()))
+                .with_images(image_room.clone())
+                .with_containers(Arc::new(Arc::clone(&containers)))
+                .with_stats(stats)
+                .with_events(Events::follow(Arc::clone(pods.store()), known))
+                .with_streaming(streaming)
+                .with_telemetry(telemetry.clone());
         Ok(Self {
             cri,
             pods,

@@ -53,6 +53,8 @@ pub enum DaemonError {
     Traces(#[from] crate::telemetry::TracesError),
     #[error("starting the observer")]
     Observer(#[source] io::Error),
+    #[error("loading the AppArmor profile")]
+    AppArmor(#[source] io::Error),
     #[error("waiting for signals")]
     Signals(#[source] io::Error),
     #[error("serving the CRI failed")]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sandboxd_api::{console, cri};
 use serde_json::{Value, json};
 
+use crate::apparmor::Support;
 use crate::cgroup::{Cgroups, Driver};
 use crate::config::Config;
 use crate::console::{HostNamespaces, NodeFacts};
@@ -37,20 +38,11 @@ impl Node {
         network: Arc<Network>,
         cgroups: &Cgroups,
         observer: Observer,
-        native: &NativeRuntime,
+        degradations: Vec<console::Degradation>,
     ) -> Self {
         let (driver, cgroup) = (cgroups.driver(), cgroups.describe());
         let config = config.clone();
-        Self {
-            config,
-            handlers,
-            network,
-            driver,
-            cgroup,
-            observer,
-            degradations: degradations(native),
-            pod_cidr: Mutex::default(),
-        }
+        Self { config, handlers, network, driver, cgroup, observer, degradations, pod_cidr: Mutex::default() }
     }
 
     fn pod_cidr(&self) -> std::sync::MutexGuard<'_, String> {
@@ -112,7 +104,11 @@ impl NodeReport for Node {
 }
 
 /// What does not change while the daemon runs.
-pub(super) fn facts(cgroups: &Cgroups, host: &HostInodes, native: &NativeRuntime) -> NodeFacts {
+pub(super) fn facts(
+    cgroups: &Cgroups,
+    host: &HostInodes,
+    degradations: Vec<console::Degradation>,
+) -> NodeFacts {
     let uname = rustix::system::uname();
     NodeFacts {
         name: uname.nodename().to_string_lossy().into_owned(),
@@ -125,12 +121,15 @@ pub(super) fn facts(cgroups: &Cgroups, host: &HostInodes, native: &NativeRuntime
             mnt: host.get(NsKind::Mnt),
             pid: host.get(NsKind::Pid),
         },
-        degradations: degradations(native),
+        degradations,
     }
 }
 
-/// What the self-test of the runtime found missing.
-fn degradations(native: &NativeRuntime) -> Vec<console::Degradation> {
+/// What the self-test of the runtime found missing, and AppArmor's default profile where that is.
+pub(super) fn degradations(native: &NativeRuntime, apparmor: &Support) -> Vec<console::Degradation> {
+    let profile = apparmor
+        .lacking()
+        .map(|message| console::Degradation { name: "apparmor.no_default_profile".into(), message });
     let tests = native.self_test().into_iter();
     tests
         .filter_map(|(what, failure)| {
@@ -139,5 +138,6 @@ fn degradations(native: &NativeRuntime) -> Vec<console::Degradation> {
                 message: format!("no {what} on this machine: {}", failure?),
             })
         })
+        .chain(profile)
         .collect()
 }

@@ -3,6 +3,7 @@
 //! Features are probed by using them, never derived from versions. Probes leave nothing behind. The
 //! console asks the same checks.
 
+mod apparmor;
 mod cgroups;
 mod cni;
 mod console;
@@ -66,6 +67,7 @@ pub fn examine(config: &Config, observer: Option<&Observer>) -> Vec<Check> {
     let mut checks = vec![configuration(config)];
     checks.extend(privileges::checks());
     checks.extend(kernel::checks(config));
+    checks.push(apparmor::check(observer.is_some()));
     checks.extend(cgroups::checks(config));
     checks.extend(cni::checks(config));
     checks.extend(places::checks(config));

@@ -1,6 +1,7 @@
 //! End-to-end tests: the real daemon, real namespaces, real CNI plugins, the live observer. Each test has a
 //! node of its own (`sandboxd_tests::node`) and fails when anything of it is left behind.
 
+mod apparmor;
 mod capabilities;
 mod cli;
 mod config_fields;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::kernel::Kernel;
+use super::kernel::{self, Kernel};
 use super::tree::Tree;
 use crate::run;
 
@@ -118,9 +118,17 @@ const APPLETS: [&str; 34] = [
 ];
 const PLUGINS: [&str; 5] = ["bridge", "host-local", "loopback", "portmap", "firewall"];
 /// The end-to-end tests that run there: the order, the wrong order, what is seen of both, limits and figures,
-/// containers, restarts.
-const E2E: [&str; 7] =
-    ["ownership::", "network_first::", "lifecycle::", "observer::", "stats::", "containers::", "restart::"];
+/// containers, restarts; and AppArmor, which these kernels have enabled.
+const E2E: [&str; 8] = [
+    "ownership::",
+    "network_first::",
+    "lifecycle::",
+    "observer::",
+    "stats::",
+    "containers::",
+    "restart::",
+    "apparmor::",
+];
 /// By how much the tests wait longer: two emulated processors take ten times as long as real ones, and more where
 /// those are shared.
 const PATIENCE: u32 = 6;
@@ -176,6 +184,9 @@ fn disk(kernel: &Kernel, programs: &Programs, e2e: &[String]) -> Result<Tree> {
     for tool in TOOLS {
         tree.tool(tool)?;
     }
+    let apparmor = kernel::apparmor()?;
+    tree.program(&apparmor.join("sbin/apparmor_parser"), "/usr/sbin/apparmor_parser")?;
+    tree.copy(&apparmor.join("etc/apparmor.d/abi/3.0"), "/etc/apparmor.d/abi/3.0")?;
     let wanted = ["fs/overlayfs", "fs/fuse", "net/", "drivers/net/veth", "lib/", "crypto/", "modules."];
     let keep = |path: &Path| wanted.iter().any(|part| path.to_string_lossy().contains(part));
     tree.copy_tree(&kernel.modules, &format!("/lib/modules/{}", kernel.version), &keep)?;
@@ -238,6 +249,7 @@ const INIT: &str = "#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_BACKTRACE=0 TMPDIR=/tmp
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+mount -t securityfs securityfs /sys/kernel/security
 mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts

@@ -1,4 +1,5 @@
-//! Debian's kernels for virtual machines, through apt, unpacked below the target directory.
+//! Debian's kernels for virtual machines, and what this machine need not have of theirs, through apt, unpacked below
+//! the target directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -90,19 +91,23 @@ pub fn fetch(choice: Choice) -> Result<Kernel> {
     let shown = apt.ask("apt-cache", &["depends", meta])?;
     let package = shown.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
     let package = package.with_context(|| format!("{meta} depends on nothing"))?;
-    println!("fetching {package}");
-    apt.get(&["download", package])?;
-    let deb = fs::read_dir(&dir)?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|e| e == "deb"));
-    let deb = deb.with_context(|| format!("apt left no package in {}", dir.display()))?;
-    run::run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(dir.join("root")))?;
-    fs::remove_file(deb)?;
+    apt.unpack(package)?;
     let kernel = unpacked(&dir)?;
     // The package's own script would make the index of modules.
     run::run(Command::new("/sbin/depmod").arg("-b").arg(dir.join("root")).arg(&kernel.version))?;
     Ok(kernel)
+}
+
+/// Where Debian's AppArmor is unpacked: this machine may have none to load profiles into, and so no parser.
+pub fn apparmor() -> Result<PathBuf> {
+    let dir = run::target().join("vm/apparmor");
+    let root = dir.join("root");
+    if !root.join("sbin/apparmor_parser").exists() {
+        let apt = Apt::new(&dir, Choice::V6_1.suite())?;
+        apt.update()?;
+        apt.unpack("apparmor")?;
+    }
+    Ok(root)
 }
 
 fn unpacked(dir: &Path) -> Result<Kernel> {
@@ -158,6 +163,19 @@ impl Apt {
 
     fn get(&self, args: &[&str]) -> Result<()> {
         run::run(self.command("apt-get", &["-q"]).args(args))
+    }
+
+    /// Downloads a package and unpacks it into `root`.
+    fn unpack(&self, package: &str) -> Result<()> {
+        println!("fetching {package}");
+        self.get(&["download", package])?;
+        let deb = fs::read_dir(&self.dir)?
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.extension().is_some_and(|e| e == "deb"));
+        let deb = deb.with_context(|| format!("apt left no package in {}", self.dir.display()))?;
+        run::run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(self.dir.join("root")))?;
+        fs::remove_file(&deb).with_context(|| format!("removing {}", deb.display()))
     }
 
     fn ask(&self, program: &str, args: &[&str]) -> Result<String> {

@@ -2,7 +2,7 @@
 //! the programs, their libraries and the tests.
 //!
 //! Debian's 6.1 and 6.12 kernels have no tracepoint on capability checks, but trampolines and kprobes: the
-//! second and third rung of the observer's ladder. Their machine has cgroup v2 alone.
+//! second and third rung of the observer's ladder. Their machine has cgroup v2 alone, and AppArmor enabled.
 
 mod guest;
 mod kernel;
@@ -72,7 +72,8 @@ pub fn missing() -> Option<String> {
         return Some(format!("QEMU, runc and crun: {error:#}"));
     }
     let fetched = Choice::ALL.into_iter().map(kernel::fetch).find_map(Result::err);
-    fetched.map(|error| format!("Debian's kernels: {error:#}"))
+    let fetched = fetched.or_else(|| kernel::apparmor().err());
+    fetched.map(|error| format!("Debian's kernels and its AppArmor: {error:#}"))
 }
 
 /// Runs them.

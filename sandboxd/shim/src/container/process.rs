@@ -136,7 +136,10 @@ pub fn enter<K: Guest>(
     if let Some(label) = &command.label {
         // SAFETY: `streams` put it there, whenever there is a label.
         let file = unsafe { BorrowedFd::borrow_raw(LABEL_FD) };
-        kernel.put(file, label.as_bytes()).step(|| format!("ask for the label {label:?}"))?;
+        kernel.put(file, label.as_bytes()).step(|| match label.strip_prefix("exec ") {
+            Some(profile) => format!("enter the AppArmor profile {profile:?}"),
+            None => format!("ask for the SELinux label {label:?}"),
+        })?;
     }
     if process.no_new_privs {
         kernel.no_new_privs().step(|| "set no_new_privs".into())?;

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 
 use sandboxd_api::cri;
 
+use crate::apparmor::Support;
 use crate::pod::spec::PodSpec;
 
 pub use container::container_spec;
@@ -29,18 +30,17 @@ pub use why::{Invalid, Why};
 #[derive(Debug, Clone, Default)]
 pub struct Host {
     pub hostname: String,
-    pub apparmor: bool,
+    pub apparmor: Support,
     pub selinux: bool,
 }
 
 impl Host {
     /// Asks the running kernel.
     #[must_use]
-    pub fn probe() -> Self {
-        let on = |path: &str, yes: &str| std::fs::read_to_string(path).is_ok_and(|s| s.trim() == yes);
+    pub fn probe(apparmor: Support) -> Self {
         Self {
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            apparmor: on("/sys/module/apparmor/parameters/enabled", "Y"),
+            apparmor,
             selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
         }
     }

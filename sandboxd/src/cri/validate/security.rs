@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use sandboxd_api::cri::{self, security_profile::ProfileType};
 
 use super::{Host, Invalid, Why, absolute, count, known, text};
+use crate::apparmor::Support;
 use crate::pod::spec::{IdMappings, Seccomp, Security};
 
 pub(super) const CONTEXT: &str = "config.linux.security_context";
@@ -67,19 +68,15 @@ pub(super) fn id(field: &str, value: i64, maps: Option<&[crate::pod::spec::IdMap
     Ok(id)
 }
 
-/// `seccomp`, or the deprecated path where that alone is set.
+/// `seccomp`, or the deprecated path where that alone is set: a caller that knows the one fills in the other for
+/// runtimes that do not, and means the newer.
 pub(super) fn seccomp(
     profile: Option<cri::SecurityProfile>,
     path: String,
 ) -> Result<Option<Seccomp>, Invalid> {
-    let from_path = seccomp_path(path.clone())?;
-    let from_profile = profile.map(seccomp_profile).transpose()?;
-    match (from_profile, from_path) {
-        (Some(profile), Some(other)) if profile != other => {
-            Err(Invalid::new(format!("{CONTEXT}.seccomp_profile_path"), path, Why::SeccompContradiction))
-        }
-        (Some(chosen), _) | (None, Some(chosen)) => Ok(Some(chosen)),
-        (None, None) => Ok(None),
+    match profile {
+        Some(profile) => seccomp_profile(profile).map(Some),
+        None => seccomp_path(path),
     }
 }
 
@@ -121,13 +118,13 @@ fn apparmor(profile: Option<&cri::SecurityProfile>, host: &Host) -> Result<(), I
     match kind {
         ProfileType::Localhost => {
             text(&reference, &profile.localhost_ref, super::PATH_MAX)?;
-            let why = if host.apparmor { Why::AppArmorUnsupported } else { Why::AppArmorOff };
+            let why = if host.apparmor == Support::Off { Why::AppArmorOff } else { Why::AppArmorUnsupported };
             Err(Invalid::new(reference, &profile.localhost_ref, why))
         }
         _ if !profile.localhost_ref.is_empty() => {
             Err(Invalid::new(reference, &profile.localhost_ref, Why::RefWithoutLocalhost))
         }
-        ProfileType::RuntimeDefault if host.apparmor => Err(Invalid::new(
+        ProfileType::RuntimeDefault if host.apparmor != Support::Off => Err(Invalid::new(
             format!("{CONTEXT}.apparmor.profile_type"),
             "RuntimeDefault",
             Why::AppArmorUnsupported,

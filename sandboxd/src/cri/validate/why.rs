@@ -148,8 +148,6 @@ pub enum Why {
         "not a seccomp profile: use \"runtime/default\", \"unconfined\" or \"localhost/\" and an absolute path"
     )]
     SeccompPath,
-    #[error("contradicts config.linux.security_context.seccomp: leave this deprecated field empty")]
-    SeccompContradiction,
     #[error(
         "AppArmor is not enabled on this node, the profile cannot be applied: leave it out, or use a node with AppArmor"
     )]
@@ -230,16 +228,14 @@ pub enum Why {
     TargetMissing,
     #[error("only for pid mode TARGET: leave it empty")]
     TargetUnused,
-    #[error("contradicts config.linux.security_context.apparmor: leave this deprecated field empty")]
-    AppArmorContradiction,
     #[error(
         "not an AppArmor profile: use \"runtime/default\", \"unconfined\" or \"localhost/\" and a loaded profile's name"
     )]
     AppArmorProfile,
     #[error(
-        "this node has AppArmor, but this version brings no default profile: load one and use Localhost, or use Unconfined"
+        "the default profile is not loaded ({reason}): mend that and restart sandboxd, load a profile and use Localhost, or use Unconfined"
     )]
-    AppArmorNoDefault,
+    AppArmorNoDefault { reason: String },
     #[error("not part of an SELinux label: letters, digits and \"_.,:-\" only")]
     SelinuxLabel,
 

@@ -3,6 +3,7 @@
 //! What a container shares with its pod is compared with the pod: its network and IPC namespaces, its user
 //! namespace, the right to be privileged.
 
+mod apparmor;
 mod devices;
 mod mounts;
 mod namespaces;

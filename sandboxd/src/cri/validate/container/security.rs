@@ -1,10 +1,10 @@
 //! Security context of a container.
 
-use sandboxd_api::cri::{self, security_profile::ProfileType};
+use sandboxd_api::cri;
 
 use super::super::security::{CONTEXT, GROUPS_MAX, id, seccomp};
 use super::super::{Host, Invalid, PATH_MAX, Why, count, known, text};
-use super::{clean, namespaces};
+use super::{apparmor, clean, namespaces};
 use crate::container::spec::{GroupsPolicy, RunAs, Security};
 use crate::pod::model::Pod;
 use crate::pod::spec::Seccomp;
@@ -67,7 +67,7 @@ pub(super) fn security(
         readonly_paths: paths(&at("readonly_paths"), &c.readonly_paths)?,
         // Unset is unconfined for a container (CRI): kubelet always says which it wants.
         seccomp: seccomp(c.seccomp, c.seccomp_profile_path)?.unwrap_or(Seccomp::Unconfined),
-        apparmor: apparmor(c.apparmor, &c.apparmor_profile, host)?,
+        apparmor: apparmor::profile(c.apparmor, &c.apparmor_profile, c.privileged, pod, host)?,
         selinux: selinux(c.selinux_options.as_ref(), host)?,
     })
 }
@@ -101,62 +101,6 @@ fn paths(field: &str, paths: &[String]) -> Result<Vec<String>, Invalid> {
         }
     };
     paths.iter().enumerate().map(one).collect()
-}
-
-/// `apparmor`, or the deprecated name where that alone is set. Where AppArmor is off, RuntimeDefault means what
-/// kubelet means by it: nothing to apply.
-fn apparmor(
-    profile: Option<cri::SecurityProfile>,
-    name: &str,
-    host: &Host,
-) -> Result<Option<String>, Invalid> {
-    let deprecated = format!("{CONTEXT}.apparmor_profile");
-    text(&deprecated, name, PATH_MAX)?;
-    let from_name = match name {
-        "" => None,
-        "runtime/default" => Some((ProfileType::RuntimeDefault, String::new())),
-        "unconfined" => Some((ProfileType::Unconfined, String::new())),
-        other => match other.strip_prefix("localhost/") {
-            Some(loaded) if !loaded.is_empty() => Some((ProfileType::Localhost, loaded.to_owned())),
-            _ => return Err(Invalid::new(deprecated, name, Why::AppArmorProfile)),
-        },
-    };
-    let reference = format!("{CONTEXT}.apparmor.localhost_ref");
-    let from_profile = match profile {
-        None => None,
-        Some(p) => {
-            let kind = known(&format!("{CONTEXT}.apparmor.profile_type"), p.profile_type)?;
-            text(&reference, &p.localhost_ref, PATH_MAX)?;
-            match kind {
-                ProfileType::Localhost => {
-                    let loaded = p.localhost_ref.strip_prefix("localhost/").unwrap_or(&p.localhost_ref);
-                    if loaded.is_empty() {
-                        return Err(Invalid::new(reference, p.localhost_ref, Why::Missing));
-                    }
-                    Some((kind, loaded.to_owned()))
-                }
-                _ if !p.localhost_ref.is_empty() => {
-                    return Err(Invalid::new(reference, p.localhost_ref, Why::RefWithoutLocalhost));
-                }
-                kind => Some((kind, String::new())),
-            }
-        }
-    };
-    let field = if from_profile.is_some() { format!("{CONTEXT}.apparmor") } else { deprecated.clone() };
-    let (kind, loaded) = match (from_profile, from_name) {
-        (Some(one), Some(other)) if one != other => {
-            return Err(Invalid::new(deprecated, name, Why::AppArmorContradiction));
-        }
-        (Some(chosen), _) | (None, Some(chosen)) => chosen,
-        (None, None) => return Ok(None),
-    };
-    match kind {
-        ProfileType::Unconfined => Ok(None),
-        ProfileType::RuntimeDefault if !host.apparmor => Ok(None),
-        ProfileType::RuntimeDefault => Err(Invalid::new(field, "RuntimeDefault", Why::AppArmorNoDefault)),
-        ProfileType::Localhost if !host.apparmor => Err(Invalid::new(field, loaded, Why::AppArmorOff)),
-        ProfileType::Localhost => Ok(Some(loaded)),
-    }
 }
 
 /// The label with what was left out as containers usually have it.

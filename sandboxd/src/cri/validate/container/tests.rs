@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use sandboxd_api::cri::{self, MountPropagation, NamespaceMode, Signal, security_profile::ProfileType};
 
 use super::*;
+use crate::apparmor::Support;
 use crate::container::spec::{GroupsPolicy, MountSource, PidMode, Propagation, RunAs};
 use crate::pod::model::test_pod;
 use crate::pod::spec::{self, NetworkMode, Seccomp};
@@ -48,7 +49,7 @@ fn device(c: &mut cri::ContainerConfig) -> &mut cri::Device {
 }
 
 fn host() -> Host {
-    Host { hostname: "node-1".into(), apparmor: false, selinux: false }
+    Host { hostname: "node-1".into(), apparmor: Support::Off, selinux: false }
 }
 
 fn valid(config: cri::ContainerConfig) -> ContainerSpec {
@@ -398,20 +399,15 @@ fn profiles_and_paths() {
     let kept = valid(c.clone()).security;
     assert_eq!((kept.seccomp, kept.apparmor, kept.selinux), (Seccomp::RuntimeDefault, None, None));
     assert_eq!(kept.readonly_paths, ["/proc/sys"]);
-    let armoured = Host { apparmor: true, selinux: true, ..host() };
-    let error = container_spec(c.clone(), &test_pod("web"), &armoured).unwrap_err();
-    assert_eq!(error.why, Why::AppArmorNoDefault);
+    let labelled = Host { selinux: true, ..host() };
     context(&mut c).selinux_options = None;
-    context(&mut c).apparmor = profile(ProfileType::Localhost, "localhost/mine");
-    context(&mut c).apparmor_profile.clear();
     context(&mut c).selinux_options.get_or_insert_default().level = "s0:c1,c2".into();
-    let kept = container_spec(c, &test_pod("web"), &armoured).expect("valid").security;
-    assert_eq!(kept.apparmor.as_deref(), Some("mine"));
+    let kept = container_spec(c, &test_pod("web"), &labelled).expect("valid").security;
     assert_eq!(kept.selinux.as_deref(), Some("system_u:system_r:container_t:s0:c1,c2"));
     let [user, role, r#type, level] = ["u", "r", "t", "s1"].map(str::to_owned);
     let mut c = config();
     context(&mut c).selinux_options = Some(cri::SeLinuxOption { user, role, r#type, level });
-    let kept = container_spec(c, &test_pod("web"), &armoured).expect("valid").security;
+    let kept = container_spec(c, &test_pod("web"), &labelled).expect("valid").security;
     assert_eq!(kept.selinux.as_deref(), Some("u:r:t:s1"));
 }
 

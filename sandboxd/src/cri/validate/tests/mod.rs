@@ -10,6 +10,7 @@ use sandboxd_api::cri::{self, NamespaceMode, security_profile::ProfileType};
 
 use super::*;
 
+use crate::apparmor::Support;
 use crate::pod::spec::{IdMap, NetworkMode, Protocol, Seccomp};
 
 fn config() -> cri::PodSandboxConfig {
@@ -43,7 +44,7 @@ fn userns(maps: Vec<cri::IdMapping>) -> cri::UserNamespace {
 }
 
 fn validate(config: cri::PodSandboxConfig) -> Result<PodSpec, Invalid> {
-    let host = Host { hostname: "node-1".into(), apparmor: false, selinux: false };
+    let host = Host { hostname: "node-1".into(), apparmor: Support::Off, selinux: false };
     pod_spec(config, "native".into(), String::new(), &host)
 }
 
