@@ -237,7 +237,11 @@ pub(super) fn remove(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupErro
 /// Removes what systemd left of a pod's scope. Idempotent.
 pub(super) fn remove_scope(layout: &Layout, unit: &Unit) -> Result<(), CgroupError> {
     let begun = Instant::now();
-    layout.mounts().fold(Ok(()), |outcome, mount| outcome.and(remove_patiently(&unit.below(mount), begun)))
+    let mut outcome = Ok(());
+    for mount in layout.mounts() {
+        outcome = outcome.and(remove_patiently(&unit.below(mount), begun));
+    }
+    outcome
 }
 
 fn remove_patiently(dir: &Path, begun: Instant) -> Result<(), CgroupError> {

@@ -81,7 +81,8 @@ impl Node {
 
     fn prepare(&self, config: cri::ContainerConfig) -> (ContainerId, Prepared) {
         let pod = self.model();
-        let spec = container_spec(config, &pod, &Host::probe()).unwrap_or_else(|error| panic!("{error}"));
+        let spec = container_spec(config, &pod, &Host::probe(Default::default()))
+            .unwrap_or_else(|error| panic!("{error}"));
         let id = ContainerId::random().unwrap();
         let image = Arc::clone(&self.image);
         let input = Input {
@@ -114,7 +115,7 @@ impl Node {
         cgroup: impl FnOnce(&ContainerId, &Prepared) -> Vec<OwnedFd>,
     ) -> (Vec<String>, Exit, ContainerId) {
         let (stdin, tty) = (config.stdin, config.tty);
-        let asked = container_spec(config.clone(), &self.model(), &Host::probe()).unwrap();
+        let asked = container_spec(config.clone(), &self.model(), &Host::probe(Default::default())).unwrap();
         let (id, prepared) = self.prepare(config);
         let cgroup = cgroup(&id, &prepared);
         let log = self.dir.path().join(format!("{id}.log"));

@@ -43,7 +43,8 @@ pub(super) fn security(
         context.supplemental_groups_policy,
     )?;
     apparmor(context.apparmor.as_ref(), host)?;
-    selinux(context.selinux_options.as_ref(), host)?;
+    // selinux_options: the infra container, which runs nothing of anybody's, has no label; kubelet repeats a pod's in
+    // each container's request.
     Ok(Security {
         run_as_user,
         run_as_group,
@@ -131,16 +132,4 @@ fn apparmor(profile: Option<&cri::SecurityProfile>, host: &Host) -> Result<(), I
         )),
         ProfileType::RuntimeDefault | ProfileType::Unconfined => Ok(()),
     }
-}
-
-fn selinux(options: Option<&cri::SeLinuxOption>, host: &Host) -> Result<(), Invalid> {
-    // Without SELinux there are no labels, and nothing that would have to be done.
-    let Some(o) = options.filter(|_| host.selinux) else { return Ok(()) };
-    for (name, value) in [("user", &o.user), ("role", &o.role), ("type", &o.r#type), ("level", &o.level)] {
-        if !value.is_empty() {
-            let field = format!("{CONTEXT}.selinux_options.{name}");
-            return Err(Invalid::new(field, value, Why::SelinuxUnsupported));
-        }
-    }
-    Ok(())
 }

@@ -154,8 +154,6 @@ pub enum Why {
     AppArmorOff,
     #[error("AppArmor profiles are not applied to the infra container: use Unconfined")]
     AppArmorUnsupported,
-    #[error("SELinux labels are not applied to the infra container: leave them out")]
-    SelinuxUnsupported,
 
     #[error("a terminal has one stream for both: leave stderr out, it comes with stdout")]
     StderrOfTerminal,
