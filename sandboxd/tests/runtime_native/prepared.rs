@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sandboxd::apparmor::Support;
 use sandboxd::cgroup::{CgroupSettings, Cgroups, Devices};
 use sandboxd::container::model::ContainerId;
 use sandboxd::container::prepare::{Input, Prepared, prepare};
@@ -80,7 +81,8 @@ impl Node {
 
     fn prepare(&self, config: cri::ContainerConfig) -> (ContainerId, Prepared) {
         let pod = self.model();
-        let spec = container_spec(config, &pod, &Host::probe()).unwrap_or_else(|error| panic!("{error}"));
+        let spec = container_spec(config, &pod, &Host::probe(Support::Off))
+            .unwrap_or_else(|error| panic!("{error}"));
         let id = ContainerId::random().unwrap();
         let image = Arc::clone(&self.image);
         let input = Input {
@@ -113,7 +115,8 @@ impl Node {
         cgroup: impl FnOnce(&ContainerId, &Prepared) -> Vec<OwnedFd>,
     ) -> (Vec<String>, Exit, ContainerId) {
         let (stdin, tty) = (config.stdin, config.tty);
-        let pid = container_spec(config.clone(), &self.model(), &Host::probe()).unwrap().security.pid;
+        let pid =
+            container_spec(config.clone(), &self.model(), &Host::probe(Support::Off)).unwrap().security.pid;
         let (id, prepared) = self.prepare(config);
         let cgroup = cgroup(&id, &prepared);
         let log = self.dir.path().join(format!("{id}.log"));
