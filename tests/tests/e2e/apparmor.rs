@@ -1,6 +1,6 @@
 //! AppArmor, where it is enabled: which profile containers run in, and what the default one denies.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use sandboxd_api::cri::security_profile::ProfileType;
 use sandboxd_api::cri::{LinuxContainerSecurityContext, SecurityProfile};
 use sandboxd_tests::e2e::E2e;
