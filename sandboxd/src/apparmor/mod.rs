@@ -148,18 +148,15 @@ impl AppArmor {
     pub async fn ensure(&self, profile: &str) -> Result<(), AppArmorError> {
         let (places, profile) = (Arc::clone(&self.places), profile.to_owned());
         let ensured = tokio::task::spawn_blocking(move || ensure(&places, &profile)).await;
-        // Only the daemon's end keeps it from running, and nothing is started after that.
+        // Only the daemon's end keeps it from running; and the kernel itself enters no profile that is not loaded.
         ensured.unwrap_or(Ok(()))
     }
 }
 
 fn default(places: &Places) -> Support {
-    let error = match places.load() {
-        Ok(()) => {
-            tracing::info!("loaded the AppArmor profiles {NAME} and {USERNS}");
-            return Support::WithDefault;
-        }
-        Err(error) => error,
+    let Err(error) = places.load() else {
+        tracing::info!("loaded the AppArmor profiles {NAME} and {USERNS}");
+        return Support::WithDefault;
     };
     let reason = chain(&error);
     // As a node's image may have it that loads all its profiles at boot.

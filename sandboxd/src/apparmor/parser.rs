@@ -11,7 +11,7 @@ use super::AppArmorError;
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
 /// Of what it complains about; it names each rule it does not understand.
-const SAID_MAX: usize = 500;
+const SAID_MAX: u64 = 500;
 
 /// Where it is. A PATH without the directories of the administrator's tools is not one to miss it for.
 #[must_use]
@@ -50,7 +50,7 @@ pub fn feed(parser: &Path, flags: &str, text: &str) -> Result<(), AppArmorError>
     let mut said = Vec::new();
     if let Some(stderr) = child.stderr.take() {
         // What it said is for words alone; that it failed is known.
-        let _: io::Result<_> = stderr.take(SAID_MAX as u64).read_to_end(&mut said);
+        let _: io::Result<_> = stderr.take(SAID_MAX).read_to_end(&mut said);
     }
     let said = String::from_utf8_lossy(&said).split_whitespace().collect::<Vec<_>>().join(" ");
     Err(AppArmorError::Refused { parser: parser.to_owned(), status, said })

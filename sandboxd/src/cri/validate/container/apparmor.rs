@@ -31,10 +31,9 @@ pub(super) fn profile(
     match (asked, &host.apparmor) {
         (Some(Asked::Localhost(loaded)), Support::Off) => invalid(&loaded, Why::AppArmorOff),
         (Some(Asked::Localhost(loaded)), _) => Ok(Some(loaded)),
-        (Some(Asked::Unconfined), _) | (_, Support::Off) => Ok(None),
+        (Some(Asked::Unconfined), _) | (_, Support::Off) | (None, Support::WithoutDefault { .. }) => Ok(None),
         (Some(Asked::RuntimeDefault) | None, _) if privileged => Ok(None),
         (Some(Asked::RuntimeDefault) | None, Support::WithDefault) => Ok(Some(default())),
-        (None, Support::WithoutDefault { .. }) => Ok(None),
         (Some(Asked::RuntimeDefault), Support::WithoutDefault { reason }) => {
             invalid("RuntimeDefault", Why::AppArmorNoDefault { reason: reason.clone() })
         }
