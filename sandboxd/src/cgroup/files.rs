@@ -34,6 +34,20 @@ pub(super) fn put(path: &Path, value: &str) -> Result<(), CgroupError> {
 
 /// Makes the pod's directory in every hierarchy, with its parents.
 pub(super) fn make(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupError> {
+    make_with(layout, cgroup, enable_controllers)
+}
+
+/// [`make`] below a v2 cgroup that has a process in it. That hands on the threaded controllers and no others, and
+/// what is in it then takes no processes (EOPNOTSUPP, cgroups(7)).
+pub(super) fn make_bare(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupError> {
+    make_with(layout, cgroup, |_| Ok(()))
+}
+
+fn make_with(
+    layout: &Layout,
+    cgroup: &Planned,
+    hand_on: impl Fn(&Path) -> Result<(), CgroupError>,
+) -> Result<(), CgroupError> {
     for hierarchy in &layout.v1 {
         let cpuset = hierarchy.controllers.contains("cpuset");
         make_down(
@@ -46,7 +60,7 @@ pub(super) fn make(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupError>
     }
     if let Some(mount) = &layout.v2 {
         // On a hybrid machine cgroup2 has the few controllers that v1 does not have, or none.
-        make_down(mount, cgroup, |parent, _| enable_controllers(parent))?;
+        make_down(mount, cgroup, |parent, _| hand_on(parent))?;
     }
     Ok(())
 }

@@ -232,8 +232,8 @@ impl MadeCgroup {
         let Inner { layout, busctl, .. } = &*self.cgroups.inner;
         if let Some(unit) = &self.cgroup.unit {
             systemd::start(busctl, unit, pid)?;
-            // A v2 cgroup with a process in it hands no controllers down: first the process goes where it belongs.
-            files::make(layout, &self.cgroup)?;
+            // Controllers are handed on once the process is out of the scope itself.
+            files::make_bare(layout, &self.cgroup)?;
             files::attach(layout, &self.cgroup, pid)?;
             files::make(layout, &self.cgroup)?;
             return files::limit(layout, &self.cgroup, &self.writes);

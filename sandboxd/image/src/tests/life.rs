@@ -26,7 +26,11 @@ pub(super) fn measured(root: &Path) -> Usage {
         usage.bytes += if stat.is_dir() { 4096 } else { stat.len().next_multiple_of(4096) };
         usage.inodes += 1;
         if stat.is_dir() {
-            fs::read_dir(path).unwrap().for_each(|e| walk(&e.unwrap().path(), usage));
+            // The mark of a sync is empty and not worth counting. It may come at any time.
+            let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+            entries
+                .filter(|entry| entry.file_name() != "synced")
+                .for_each(|entry| walk(&entry.path(), usage));
         }
     }
     let mut usage = Usage::default();
@@ -35,11 +39,6 @@ pub(super) fn measured(root: &Path) -> Usage {
             walk(&entry.unwrap().path(), &mut usage);
         }
     }
-    // The mark of a sync is empty and not worth counting.
-    let synced = fs::read_dir(root.join("layers"))
-        .unwrap()
-        .filter(|e| e.as_ref().unwrap().path().join("synced").exists());
-    usage.inodes -= synced.count() as u64;
     usage
 }
 
