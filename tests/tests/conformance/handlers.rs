@@ -1,5 +1,6 @@
 //! Handlers that are OCI runtimes: `runc`, and `crun` where it works.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -244,6 +245,48 @@ fn a_handler_that_left_the_configuration_leaves_what_runs() {
         kube.cri.remove(&pod.id).await?;
         let kept: Vec<_> = std::fs::read_dir(node.path("run/oci/mine"))?.collect();
         ensure!(kept.is_empty(), "{kept:?}");
+        Ok(())
+    });
+}
+
+// A runtime may leave a process in the container's pid namespace that ends when nothing else happens: until somebody
+// waits for it, the container's first process cannot end.
+#[test]
+fn an_orphan_of_a_runtime_does_not_hold_up_the_end() {
+    let Some(runc) = bins::on_path("runc") else {
+        eprintln!("SKIPPED: no runc");
+        return;
+    };
+    let (runc, options) = (runc.display().to_string(), Options::default());
+    E2e::default().needs(Need::Runc).options(options).run(async |node| {
+        let script = node.path("runtime");
+        // The last argument of exec is the container; what its shell leaves behind has an exec's shim for a parent.
+        let text = format!(
+            "#!/bin/sh\n{runc} \"$@\"\nstatus=$?\ncase \" $* \" in *\" exec \"*)\nfor id; do :; done\n\
+             root=; for a; do [ \"$root\" = next ] && root=$a; [ \"$a\" = --root ] && root=next; done\n\
+             pid=$({runc} --root \"$root\" state \"$id\" | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p')\n\
+             nsenter --no-fork --target \"$pid\" --pid sh -c 'sleep 1000 < /dev/null > /dev/null 2>&1 &'\nesac\nexit $status\n"
+        );
+        std::fs::write(&script, text)?;
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+        let config = format!("[handlers.leaves]\nruntime = \"oci\"\npath = \"{}\"\n", script.display());
+        std::fs::write(node.path("config.toml"), config)?;
+        node.kill_daemon()?;
+        node.spawn().await?;
+        node.load_busybox()?;
+        let kube = Kube::connect(node).await?;
+        let pod = kube.pod_with(node.pod("leaves"), "leaves").await?;
+        let request = sandboxd_tests::workload::Request::new("c", crate::support::IMAGE);
+        let id = kube.run(&pod, request.sh("trap 'exit 5' USR2; while :; do sleep 0.05; done")).await?;
+        ensure!(kube.asked(&id, &["echo", "there"]).await? == "there");
+        let begin = Instant::now();
+        kube.stop(&id, 120).await?;
+        ensure!(begin.elapsed() < Duration::from_secs(60), "took {:?}", begin.elapsed());
+        ensure!(kube.status(&id).await?.exit_code == 5);
+        let request = sandboxd_tests::workload::Request::new("removed", crate::support::IMAGE);
+        let id = kube.run(&pod, request.waits()).await?;
+        ensure!(kube.asked(&id, &["echo", "there"]).await? == "there");
+        kube.remove(&id).await?;
         Ok(())
     });
 }

@@ -24,7 +24,7 @@ mod tests;
 use std::convert::Infallible;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use sandboxd_shim::plan::container::{Command, ContainerPlan, PidNs};
@@ -94,6 +94,9 @@ pub struct Container {
     /// What carries it out, where the shim itself does not.
     oci: Option<oci::Carrier>,
 }
+
+/// How often it is looked for orphans that the end of a container waits for.
+const STRANGERS: Duration = Duration::from_millis(5);
 
 /// What a container that is not started waits at.
 #[derive(Debug)]
@@ -299,7 +302,12 @@ impl Container {
     /// Kills all of it, as far as it can be found.
     pub fn kill(&mut self, buffers: &mut Buffers) {
         self.child.signal(libc::SIGKILL).ok();
-        child::await_end(self.child.pidfd.as_fd(), Some(Instant::now() + child::KILL));
+        let deadline = Instant::now() + child::KILL;
+        let ended = |until| child::readable(self.child.pidfd.as_fd(), until) == Ok(true);
+        while self.oci.is_some() && Instant::now() < deadline && !ended(Instant::now() + STRANGERS) {
+            oci::reap_strangers(|pid| pid == self.child.pid);
+        }
+        child::await_end(self.child.pidfd.as_fd(), Some(deadline));
         self.reap(buffers);
         if let Some(cgroups) = &self.exec_cgroups {
             cgroups.sweep_last();

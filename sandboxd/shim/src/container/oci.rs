@@ -13,13 +13,15 @@
 use std::cell::Cell;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
@@ -62,10 +64,43 @@ pub struct Carrier {
     runs: Cell<u32>,
 }
 
-/// Makes this process the one that orphans of the runtime's come to.
-pub fn settle() -> Result<(), StepError> {
+/// The eventfd that [`on_child`] writes to; -1: none yet.
+static ENDED: AtomicI32 = AtomicI32::new(-1);
+
+/// A handler of SIGCHLD.
+extern "C" fn on_child(_: libc::c_int) {
+    // SAFETY: async-signal-safe calls (signal-safety(7)) on a descriptor that is never closed; errno is put back for
+    // what was interrupted.
+    unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        let one = 1u64;
+        libc::write(ENDED.load(Ordering::Relaxed), (&raw const one).cast(), size_of_val(&one));
+        *errno = before;
+    }
+}
+
+/// Makes this process the one that orphans of the runtime's come to. What is given is readable when a child ends: an
+/// orphan that nobody waits for, as a runtime leaves of an exec that failed, would keep the first process of its pid
+/// namespace from ending (zap_pid_ns_processes).
+pub fn settle() -> Result<OwnedFd, StepError> {
     let own = rustix::process::getpid();
-    rustix::process::set_child_subreaper(Some(own)).step(|| "become a subreaper".into())
+    rustix::process::set_child_subreaper(Some(own)).step(|| "become a subreaper".into())?;
+    let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
+    let words = || "be told of the ends of children".to_owned();
+    let ended = eventfd(0, flags).step(words)?;
+    // The handler's own copy.
+    let copy = fcntl_dupfd_cloexec(&ended, 3).step(words)?;
+    ENDED.store(copy.into_raw_fd(), Ordering::Relaxed);
+    // SAFETY: all zeroes is a sigaction, and the handler makes async-signal-safe calls alone. What is executed has the
+    // default action again.
+    let set = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_child as *const () as usize;
+        action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP;
+        libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut())
+    };
+    if set == 0 { Ok(ended) } else { Err(Errno::INVAL).step(words) }
 }
 
 /// Makes a container, up to the point before exec; `root`: the host's ids of its user namespace's root. On an error

@@ -41,6 +41,8 @@ struct Made {
     sysfs: SysfsKind,
     /// `None`: there is no pod here, only the container.
     infra: Option<Infra>,
+    /// Where there is no pod: readable when a child has ended, also one that nobody asked for.
+    ended: Option<OwnedFd>,
     listener: OwnedFd,
     containers: Containers,
 }
@@ -99,7 +101,9 @@ impl Shim {
                 made.containers.reap(&mut self.buffers);
                 child::reap_strays();
             }
-            if made.infra.is_none() {
+            if let Some(ended) = &made.ended {
+                // Before they are looked at: who ends after that is told of again.
+                let _ = rustix::io::read(ended, &mut [0u8; 8]);
                 let containers = &made.containers;
                 oci::reap_strangers(|pid| containers.has(pid));
             }
@@ -132,6 +136,9 @@ impl Shim {
         }
         if let Some(made) = &self.made {
             add(Event::Listener, made.listener.as_fd(), PollFlags::IN);
+            if let Some(ended) = &made.ended {
+                add(Event::End, ended.as_fd(), PollFlags::IN);
+            }
             if let Some(infra) = made.infra.as_ref().filter(|infra| infra.exit.is_none()) {
                 add(Event::End, infra.pidfd.as_fd(), PollFlags::IN);
             }
@@ -320,14 +327,14 @@ impl Shim {
         fds: Vec<OwnedFd>,
     ) -> Result<Answer, Failure> {
         let settled = null_streams().and_then(|()| oci::settle());
-        settled.map_err(|error| error.failure(None))?;
+        let ended = settled.map_err(|error| error.failure(None))?;
         let words = || format!("listen on {}/{SOCKET_NAME}", plan.dir);
         let listener = listen(&plan.dir).and_then(|listener| Linux.change_dir("/").map(|()| listener));
         let listener = listener.step(words).map_err(|error| error.failure(None))?;
         let mut containers = Containers::new(Surroundings::default());
         let answer = containers.create_oci(plan, root, fds)?;
         let (pod, sysfs) = (String::new(), SysfsKind::None);
-        self.made = Some(Made { pod, sysfs, infra: None, listener, containers });
+        self.made = Some(Made { pod, sysfs, infra: None, ended: Some(ended), listener, containers });
         Ok(answer)
     }
 
@@ -362,7 +369,7 @@ impl Shim {
                 let pid = infra.pid;
                 let containers = Containers::new(Surroundings::of(plan));
                 let (pod, sysfs) = (plan.pod.clone(), plan.sysfs);
-                self.made = Some(Made { pod, sysfs, infra: Some(infra), listener, containers });
+                self.made = Some(Made { pod, sysfs, infra: Some(infra), ended: None, listener, containers });
                 Reply::Created { pid, warnings }
             }
             Err(failure) => Reply::Failed(failure),
