@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::kernel::{self, Kernel};
+use super::machine::Threads;
 use super::tree::Tree;
 use crate::run;
 
@@ -131,15 +132,30 @@ const E2E: [&str; 8] = [
 ];
 /// By how much the tests wait longer: two emulated processors take ten times as long as real ones, and more where
 /// those are shared.
-const PATIENCE: u32 = 6;
+const fn patience(threads: Threads) -> u32 {
+    match threads {
+        Threads::Several => 6,
+        Threads::One => 12,
+    }
+}
 const DISK_SIZE: &str = "1500M";
 
+/// Which of it, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// Parts of the names of the end-to-end tests; empty: the usual ones.
+    pub e2e: &'a [String],
+    /// The runs that are done.
+    pub done: &'a [String],
+    pub threads: Threads,
+}
+
 /// Puts it together.
-pub fn assemble(kernel: &Kernel, programs: &Programs, e2e: &[String]) -> Result<Guest> {
+pub fn assemble(kernel: &Kernel, programs: &Programs, plan: Plan<'_>) -> Result<Guest> {
     let at = |name: &str| run::target().join("vm").join(format!("{}-{name}", kernel.version));
     let guest = Guest { initramfs: at("initramfs.cpio"), disk: at("disk.img") };
     initramfs(kernel)?.write_cpio(&guest.initramfs)?;
-    disk(kernel, programs, e2e)?.write_disk(&guest.disk, DISK_SIZE)?;
+    disk(kernel, programs, plan)?.write_disk(&guest.disk, DISK_SIZE)?;
     Ok(guest)
 }
 
@@ -163,7 +179,7 @@ fn initramfs(kernel: &Kernel) -> Result<Tree> {
     Ok(tree)
 }
 
-fn disk(kernel: &Kernel, programs: &Programs, e2e: &[String]) -> Result<Tree> {
+fn disk(kernel: &Kernel, programs: &Programs, plan: Plan<'_>) -> Result<Tree> {
     let mut tree = Tree::default();
     for dir in ["proc", "sys", "dev", "run", "tmp", "var/lib", "etc", "root", "mnt", "usr/bin"] {
         tree.directory(dir);
@@ -194,13 +210,17 @@ fn disk(kernel: &Kernel, programs: &Programs, e2e: &[String]) -> Result<Tree> {
     for module in MODULES {
         script.push_str(&format!("modprobe {module} 2>/dev/null\n"));
     }
+    let patience = patience(plan.threads);
+    let mut run = |name: &str, env: &str, command: &str| {
+        if !plan.done.iter().any(|done| done == name) {
+            script.push_str(&format!("{env} run '{name}' {command}\n"));
+        }
+    };
     if let Some(observer) = &programs.observer {
         tree.program(&stripped(observer)?, "/tests/observer_live")?;
         for rung in RUNGS {
-            script.push_str(&format!(
-                "SANDBOXD_TEST_RESULTS=fexit SANDBOXD_TEST_RUNG={rung} run 'observer through {rung}' \
-                 /tests/observer_live --test-threads=1\n"
-            ));
+            let env = format!("SANDBOXD_TEST_RESULTS=fexit SANDBOXD_TEST_RUNG={rung}");
+            run(&format!("observer through {rung}"), &env, "/tests/observer_live --test-threads=1");
         }
     }
     if let (Some(dir), Some(program)) = (&programs.dir, &programs.e2e) {
@@ -222,20 +242,16 @@ fn disk(kernel: &Kernel, programs: &Programs, e2e: &[String]) -> Result<Tree> {
         for entry in fs::read_dir(xtables).with_context(|| format!("reading {xtables}"))?.flatten() {
             tree.program(&entry.path(), &entry.path().to_string_lossy())?;
         }
-        let tests = if e2e.is_empty() { E2E.join(" ") } else { e2e.join(" ") };
+        let tests = if plan.e2e.is_empty() { E2E.join(" ") } else { plan.e2e.join(" ") };
+        let env = format!("SANDBOXD_TEST_PATIENCE={patience} SANDBOXD_BIN_DIR=/tests");
         // The filter is a part of a name: without a second daemon "observer::" is not to mean "no_observer::".
-        let args = format!("--test-threads=3 --skip no_observer:: {tests}");
-        script.push_str(&format!(
-            "SANDBOXD_TEST_PATIENCE={PATIENCE} SANDBOXD_BIN_DIR=/tests run flow /tests/e2e {args}\n"
-        ));
+        run("flow", &env, &format!("/tests/e2e --test-threads=3 --skip no_observer:: {tests}"));
         if let Some(conformance) = &programs.conformance {
             tree.program(&stripped(conformance)?, "/tests/conformance")?;
             for runtime in RUNTIMES {
                 tree.tool(runtime)?;
-                script.push_str(&format!(
-                    "SANDBOXD_TEST_OCI={runtime} SANDBOXD_TEST_PATIENCE={PATIENCE} SANDBOXD_BIN_DIR=/tests \
-                     run {runtime} /tests/conformance --test-threads=3 handlers::\n"
-                ));
+                let env = format!("SANDBOXD_TEST_OCI={runtime} {env}");
+                run(runtime, &env, "/tests/conformance --test-threads=3 handlers::");
             }
         }
     }

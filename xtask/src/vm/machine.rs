@@ -35,9 +35,29 @@ pub struct Boot {
     pub emulator: bool,
 }
 
+/// How QEMU emulates the machine's processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    Several,
+    /// One after the other. Half as fast, and none sees another's code half patched.
+    One,
+}
+
 /// A kernel that patches its own code puts an int3 there meanwhile. QEMU with several threads may run one that is
 /// patched over already, which nobody expects then: the kernel dies anywhere, of no fault of anything that runs there.
 const LOST_INT3: &str = "Oops: int3";
+/// Or it runs it for ever: where a kprobe was, the kernel sees that the int3 is gone and has the instruction run again
+/// (`kprobe_int3_handler`). "watchdog: BUG: soft lockup - CPU#1 stuck for 101s!"
+const STUCK: (&str, &str) = ("BUG: soft lockup - CPU#", " stuck for ");
+/// Seconds. A machine that has to wait for processors of the host is stuck for less.
+const STUCK_FOR: u64 = 100;
+
+/// Whether a processor of the machine gets nowhere any more.
+fn is_stuck(line: &str) -> bool {
+    let after = line.split_once(STUCK.0).and_then(|(_, rest)| rest.split_once(STUCK.1));
+    let seconds = after.and_then(|(_, rest)| rest.split_once("s!")?.0.parse::<u64>().ok());
+    seconds.is_some_and(|seconds| seconds >= STUCK_FOR)
+}
 
 /// Ends the machine with its value.
 struct Machine(Child);
@@ -51,10 +71,14 @@ impl Drop for Machine {
 }
 
 /// Boots, passes on what is said, and gives what became of each program.
-pub fn boot(kernel: &Kernel, guest: &Guest, patience: Duration) -> Result<Boot> {
+pub fn boot(kernel: &Kernel, guest: &Guest, threads: Threads, patience: Duration) -> Result<Boot> {
     let mut command = Command::new("qemu-system-x86_64");
     // The cmpxchg16b of QEMU 7.2 (Debian 12's) corrupts the flags: Linux 6.12 dies of it before its first process.
-    command.args(["-accel", "tcg,thread=multi", "-cpu", "max,cx16=off", "-smp", "2", "-m", "2048"]);
+    let accel = match threads {
+        Threads::Several => "tcg,thread=multi",
+        Threads::One => "tcg,thread=single",
+    };
+    command.args(["-accel", accel, "-cpu", "max,cx16=off", "-smp", "2", "-m", "2048"]);
     command.args(["-nographic", "-no-reboot", "-nic", "none"]);
     command.args(["-append", COMMAND_LINE]);
     command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&guest.initramfs);
@@ -82,6 +106,11 @@ pub fn boot(kernel: &Kernel, guest: &Guest, patience: Duration) -> Result<Boot> 
                     skipped += 1;
                 }
                 boot.emulator |= line.contains(LOST_INT3);
+                if is_stuck(&line) {
+                    println!("{line}");
+                    boot.emulator = true;
+                    break;
+                }
                 if line.starts_with("VM-BEGIN ") {
                     since = Instant::now();
                 }
@@ -102,4 +131,19 @@ pub fn boot(kernel: &Kernel, guest: &Guest, patience: Duration) -> Result<Boot> 
     }
     println!("powered off after {:.0} s", begun.elapsed().as_secs_f64());
     Ok(boot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_is_stuck_when_it_has_been_for_long() {
+        let line = |seconds: u64| {
+            format!("[  600.713430] watchdog: BUG: soft lockup - CPU#1 stuck for {seconds}s! [sh:12224]")
+        };
+        assert!(is_stuck(&line(STUCK_FOR)) && is_stuck(&line(2 * STUCK_FOR)));
+        assert!(!is_stuck(&line(STUCK_FOR - 1)));
+        assert!(!is_stuck("a test that was stuck for 200s!"));
+    }
 }
