@@ -10,7 +10,9 @@
 //! replayed: a subscriber lists first what there is. One that is too slow is told so and its stream ends;
 //! an event that is silently missing would leave kubelet with a state that never changes.
 
-use std::collections::{HashMap, HashSet};
+mod tracker;
+
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -23,10 +25,11 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tonic::Status;
 
+use self::tracker::{Happened, Tracker};
 use super::translate;
-use crate::container::model::{Container, ContainerState};
+use crate::container::model::Container;
 use crate::container::store::ContainerChange;
-use crate::pod::model::{Pod, PodId, PodState};
+use crate::pod::model::{Pod, PodId};
 use crate::pod::store::Store;
 use crate::pod::{PodChange, now_ns};
 
@@ -42,91 +45,6 @@ pub trait ContainerSource: Send + Sync + std::fmt::Debug + 'static {
     fn list_and_subscribe(&self) -> (Vec<Arc<Container>>, broadcast::Receiver<ContainerChange>);
     /// The statuses of a pod's containers, as ContainerStatus has them.
     fn statuses(&self, pod: &PodId) -> Vec<cri::ContainerStatus>;
-}
-
-/// How far a pod or container has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    Created,
-    Started,
-    Stopped,
-}
-
-/// Something that happened.
-#[derive(Debug, PartialEq, Eq)]
-struct Happened {
-    /// Of a container, or of the pod itself.
-    id: String,
-    pod: PodId,
-    kind: cri::ContainerEventType,
-}
-
-/// What is known to have happened.
-#[derive(Debug, Default)]
-struct Tracker {
-    known: HashMap<String, (PodId, Phase)>,
-}
-
-impl Tracker {
-    fn pod(&mut self, pod: &Pod) -> Vec<Happened> {
-        // A pod that is still being made, or was undone, is none of CRI's.
-        let phase = match pod.state {
-            PodState::Creating | PodState::Failed => return Vec::new(),
-            PodState::Ready => Phase::Started,
-            // On its way: its processes may live.
-            PodState::Stopping if self.known.contains_key(pod.id.as_str()) => return Vec::new(),
-            PodState::Stopping | PodState::NotReady => Phase::Stopped,
-        };
-        self.reached(pod.id.as_str(), &pod.id, phase)
-    }
-
-    fn container(&mut self, container: &Container) -> Vec<Happened> {
-        let phase = match container.state {
-            ContainerState::Created => Phase::Created,
-            ContainerState::Running => Phase::Started,
-            ContainerState::Exited | ContainerState::Unknown => Phase::Stopped,
-        };
-        self.reached(container.id.as_str(), &container.pod, phase)
-    }
-
-    /// The events up to a phase. A container whose start failed was never started.
-    fn reached(&mut self, id: &str, pod: &PodId, phase: Phase) -> Vec<Happened> {
-        use cri::ContainerEventType as T;
-        let before = self.known.insert(id.to_owned(), (pod.clone(), phase)).map(|(_, phase)| phase);
-        let mut kinds = Vec::new();
-        if before.is_none() {
-            kinds.push(T::ContainerCreatedEvent);
-        }
-        if phase == Phase::Started && before < Some(Phase::Started) {
-            kinds.push(T::ContainerStartedEvent);
-        }
-        if phase == Phase::Stopped && before < Some(Phase::Stopped) {
-            kinds.push(T::ContainerStoppedEvent);
-        }
-        kinds.into_iter().map(|kind| Happened { id: id.to_owned(), pod: pod.clone(), kind }).collect()
-    }
-
-    fn removed(&mut self, id: &str) -> Vec<Happened> {
-        use cri::ContainerEventType as T;
-        let Some((pod, phase)) = self.known.remove(id) else { return Vec::new() };
-        let mut kinds = vec![T::ContainerDeletedEvent];
-        if phase == Phase::Started {
-            kinds.insert(0, T::ContainerStoppedEvent);
-        }
-        kinds.into_iter().map(|kind| Happened { id: id.to_owned(), pod: pod.clone(), kind }).collect()
-    }
-
-    /// Whatever differs from these lists.
-    fn all(&mut self, pods: &[Arc<Pod>], containers: &[Arc<Container>]) -> Vec<Happened> {
-        let listed: HashSet<&str> =
-            pods.iter().map(|p| p.id.as_str()).chain(containers.iter().map(|c| c.id.as_str())).collect();
-        let gone: Vec<String> =
-            self.known.keys().filter(|id| !listed.contains(id.as_str())).cloned().collect();
-        let mut happened: Vec<_> = gone.iter().flat_map(|id| self.removed(id)).collect();
-        happened.extend(pods.iter().flat_map(|pod| self.pod(pod)));
-        happened.extend(containers.iter().flat_map(|container| self.container(container)));
-        happened
-    }
 }
 
 /// Where subscribers come to. Cheap to clone.
@@ -191,10 +109,12 @@ impl Follower {
 
     async fn follow(mut self) {
         loop {
+            // Pods first: the event of a container has its pod's status.
             let happened = tokio::select! {
+                biased;
                 change = self.pod_changes.recv() => match change {
                     Ok(PodChange::Upsert(pod)) => self.pod(pod),
-                    Ok(PodChange::Removed(id)) => self.tracker.removed(id.as_str()),
+                    Ok(PodChange::Removed(id)) => self.pod_removed(&id),
                     Err(RecvError::Closed) => return,
                     Err(RecvError::Lagged(_)) => self.compare(),
                 },
@@ -210,11 +130,33 @@ impl Follower {
     }
 
     fn pod(&mut self, pod: Arc<Pod>) -> Vec<Happened> {
-        let happened = self.tracker.pod(&pod);
+        let is_new = !self.tracker.knows(pod.id.as_str());
+        let mut happened = if is_new { Vec::new() } else { self.containers_so_far() };
+        happened.extend(self.tracker.pod(&pod));
         // A pod of which nothing was told has no end to tell of.
-        if self.tracker.known.contains_key(pod.id.as_str()) {
+        if self.tracker.knows(pod.id.as_str()) {
             self.last.insert(pod.id.clone(), pod);
         }
+        happened
+    }
+
+    /// A pod ends after its containers, and so do the events: what happened to containers up to here comes first.
+    fn containers_so_far(&mut self) -> Vec<Happened> {
+        use broadcast::error::TryRecvError;
+        let mut happened = Vec::new();
+        loop {
+            match self.container_changes.try_recv() {
+                Ok(ContainerChange::Upsert(container)) => happened.extend(self.tracker.container(&container)),
+                Ok(ContainerChange::Removed(id)) => happened.extend(self.tracker.removed(id.as_str())),
+                Err(TryRecvError::Lagged(_)) => happened.extend(self.compare()),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return happened,
+            }
+        }
+    }
+
+    fn pod_removed(&mut self, id: &PodId) -> Vec<Happened> {
+        let mut happened = self.containers_so_far();
+        happened.extend(self.tracker.removed(id.as_str()));
         happened
     }
 
@@ -224,7 +166,7 @@ impl Follower {
         let (containers, container_changes) = self.containers.list_and_subscribe();
         (self.pod_changes, self.container_changes) = (pod_changes, container_changes);
         let happened = self.tracker.all(&pods, &containers);
-        let known = pods.into_iter().filter(|pod| self.tracker.known.contains_key(pod.id.as_str()));
+        let known = pods.into_iter().filter(|pod| self.tracker.knows(pod.id.as_str()));
         self.last.extend(known.map(|pod| (pod.id.clone(), pod)));
         happened
     }
@@ -257,13 +199,14 @@ fn event(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::model::test_pod;
+    use crate::container::model::ContainerState;
+    use crate::pod::model::{PodState, test_pod};
     use cri::ContainerEventType as T;
 
     #[derive(Debug)]
-    struct NoContainers(broadcast::Sender<ContainerChange>);
+    struct Changes(broadcast::Sender<ContainerChange>);
 
-    impl ContainerSource for NoContainers {
+    impl ContainerSource for Changes {
         fn list_and_subscribe(&self) -> (Vec<Arc<Container>>, broadcast::Receiver<ContainerChange>) {
             (Vec::new(), self.0.subscribe())
         }
@@ -272,48 +215,42 @@ mod tests {
         }
     }
 
-    fn kinds(happened: &[Happened]) -> Vec<T> {
-        happened.iter().map(|h| h.kind).collect()
-    }
-
-    #[test]
-    fn every_step_is_told_once() {
-        let mut tracker = Tracker::default();
-        let mut pod = test_pod("a");
-        assert_eq!(kinds(&tracker.pod(&pod)), []);
-        pod.state = PodState::Ready;
-        assert_eq!(kinds(&tracker.pod(&pod)), [T::ContainerCreatedEvent, T::ContainerStartedEvent]);
-        assert_eq!(kinds(&tracker.pod(&pod)), []);
-        pod.state = PodState::Stopping;
-        assert_eq!(kinds(&tracker.pod(&pod)), []);
-        pod.state = PodState::NotReady;
-        assert_eq!(kinds(&tracker.pod(&pod)), [T::ContainerStoppedEvent]);
-        assert_eq!(kinds(&tracker.removed(pod.id.as_str())), [T::ContainerDeletedEvent]);
-        assert_eq!(kinds(&tracker.removed(pod.id.as_str())), []);
-
-        let happened = tracker.reached("c", &pod.id, Phase::Created);
-        assert_eq!(kinds(&happened), [T::ContainerCreatedEvent]);
-        assert_eq!((happened[0].id.as_str(), &happened[0].pod), ("c", &pod.id));
-        assert_eq!(kinds(&tracker.reached("c", &pod.id, Phase::Started)), [T::ContainerStartedEvent]);
-        assert_eq!(
-            kinds(&tracker.removed("c")),
-            [T::ContainerStoppedEvent, T::ContainerDeletedEvent],
-            "removed by force"
-        );
-        let failed = tracker.reached("d", &pod.id, Phase::Stopped);
-        assert_eq!(kinds(&failed), [T::ContainerCreatedEvent, T::ContainerStoppedEvent]);
-        pod.state = PodState::Ready;
-        let happened = tracker.all(&[Arc::new(pod)], &[]);
-        assert_eq!(
-            kinds(&happened),
-            [T::ContainerDeletedEvent, T::ContainerCreatedEvent, T::ContainerStartedEvent]
-        );
+    /// Whichever of the two stores is looked at first.
+    #[tokio::test]
+    async fn a_pod_begins_before_its_containers_and_ends_after_them() {
+        let store = Arc::new(Store::default());
+        let changes = broadcast::channel(16).0;
+        let events = Events::follow(Arc::clone(&store), Arc::new(Changes(changes.clone())));
+        let mut stream = events.stream();
+        let pod = Pod { state: PodState::Ready, ..test_pod("p") };
+        let mut container = Container { pod: pod.id.clone(), ..crate::container::fake::container() };
+        let id = container.id.clone();
+        for _ in 0..50 {
+            store.publish(pod.clone());
+            for state in [ContainerState::Running, ContainerState::Exited] {
+                container.state = state;
+                changes.send(ContainerChange::Upsert(Arc::new(container.clone()))).unwrap();
+            }
+            store.publish(Pod { state: PodState::NotReady, ..pod.clone() });
+            changes.send(ContainerChange::Removed(id.clone())).unwrap();
+            store.remove(&pod.id);
+            let mut heard = Vec::new();
+            while heard.len() < 8 {
+                let event = stream.next().await.unwrap().unwrap();
+                assert_eq!(event.pod_sandbox_status.as_ref().unwrap().id, pod.id.as_str());
+                heard.push((event.container_id == pod.id.as_str(), event.container_event_type()));
+            }
+            let place = |of| heard.iter().position(|event| *event == of).unwrap();
+            assert!(place((true, T::ContainerStartedEvent)) < place((false, T::ContainerCreatedEvent)));
+            assert!(place((false, T::ContainerStoppedEvent)) < place((true, T::ContainerStoppedEvent)));
+            assert!(place((false, T::ContainerDeletedEvent)) < place((true, T::ContainerDeletedEvent)));
+        }
     }
 
     #[tokio::test]
     async fn subscribers_hear_of_pods_or_that_they_were_too_slow() {
         let store = Arc::new(Store::default());
-        let containers = Arc::new(NoContainers(broadcast::channel(4).0));
+        let containers = Arc::new(Changes(broadcast::channel(4).0));
         let old = Pod { state: PodState::Ready, ..test_pod("old") };
         store.publish(old.clone());
         let events = Events::follow(Arc::clone(&store), containers);
