@@ -39,7 +39,9 @@ pub fn feed(parser: &Path, flags: &str, text: &str) -> Result<(), AppArmorError>
             Some(status) => break status,
             None if Instant::now() < deadline => std::thread::sleep(POLL),
             None => {
-                child.kill().and_then(|()| child.wait()).map_err(run)?;
+                // In the kernel it may not be killed yet: what waits for its end is nobody's request.
+                child.kill().map_err(run)?;
+                std::thread::spawn(move || child.wait());
                 return Err(AppArmorError::Slow { parser: parser.to_owned(), after: PATIENCE });
             }
         }

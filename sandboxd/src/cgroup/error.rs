@@ -57,6 +57,8 @@ pub enum CgroupError {
     NoBusctl,
     #[error("systemd refused {method} of {unit}: {stderr}")]
     Systemd { method: &'static str, unit: String, stderr: String },
+    #[error("systemd does not answer on the system bus: {stderr}")]
+    NoBus { stderr: String },
     #[error("systemd did not move process {pid} into {unit} within {millis} ms")]
     SystemdSlow { pid: i32, unit: String, millis: u128 },
 }

@@ -285,15 +285,30 @@ fn remove_tree(dir: &Path, depth: u32) -> io::Result<()> {
         Err(_) => {}
         Ok(()) => return Ok(()),
     }
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_tree(&entry.path(), depth + 1)?;
-        }
+    for inner in inner(dir)? {
+        remove_tree(&inner, depth + 1)?;
     }
     match fs::remove_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
+    }
+}
+
+/// The cgroups in one. systemd may be removing it too: one that is gone has none.
+fn inner(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let list = || {
+        let mut inner = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                inner.push(entry.path());
+            }
+        }
+        Ok(inner)
+    };
+    match list() {
+        Err(e) if is_gone(&e) => Ok(Vec::new()),
+        listed => listed,
     }
 }
 
@@ -303,7 +318,11 @@ pub(super) fn kill(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupError>
     if let Some(file) = layout.v2.as_ref().map(|mount| cgroup.below(mount).join("cgroup.kill"))
         && file.exists()
     {
-        return put(&file, "1");
+        return match put(&file, "1") {
+            // With it all that was in it.
+            Err(CgroupError::Write { source, .. }) if is_gone(&source) => Ok(()),
+            outcome => outcome,
+        };
     }
     let Some(dir) = layout.mounts().map(|mount| cgroup.below(mount)).next() else { return Ok(()) };
     let begun = Instant::now();
@@ -328,16 +347,13 @@ pub(super) fn kill(layout: &Layout, cgroup: &Planned) -> Result<(), CgroupError>
 /// another pid namespace, which cannot be signalled.
 pub(super) fn processes(dir: &Path, depth: u32, pids: &mut Vec<i32>) -> io::Result<()> {
     let listed = match fs::read_to_string(dir.join("cgroup.procs")) {
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => return Ok(()),
+        Err(e) if is_gone(&e) => return Ok(()),
         listed => listed?,
     };
     pids.extend(listed.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
     if depth < MAX_DEPTH {
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                processes(&entry.path(), depth + 1, pids)?;
-            }
+        for inner in inner(dir)? {
+            processes(&inner, depth + 1, pids)?;
         }
     }
     Ok(())

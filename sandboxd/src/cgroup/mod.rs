@@ -112,6 +112,14 @@ struct Inner {
     busctl: PathBuf,
 }
 
+/// The version of the systemd that answers the systemd driver on the system bus.
+///
+/// # Errors
+/// Without busctl, or without an answer within 5 s.
+pub fn systemd_version() -> Result<String, CgroupError> {
+    systemd::version(&systemd::busctl().ok_or(CgroupError::NoBusctl)?)
+}
+
 impl Cgroups {
     /// Looks at what is mounted, and decides the driver.
     ///
@@ -231,7 +239,7 @@ impl MadeCgroup {
     pub fn attach(&self, pid: i32) -> Result<(), CgroupError> {
         let Inner { layout, busctl, .. } = &*self.cgroups.inner;
         if let Some(unit) = &self.cgroup.unit {
-            systemd::start(busctl, unit, pid)?;
+            systemd::start(busctl, layout, unit, pid)?;
             // Controllers are handed on once the process is out of the scope itself.
             files::make_bare(layout, &self.cgroup)?;
             files::attach(layout, &self.cgroup, pid)?;

@@ -145,7 +145,7 @@ pub(super) fn cgroup_code(error: &CgroupError) -> Code {
         C::MemoryInUse { .. } => Code::FailedPrecondition,
         C::Busy { .. } => Code::Unavailable,
         C::SystemdSlow { .. } => Code::DeadlineExceeded,
-        C::Systemd { .. } => Code::Internal,
+        C::Systemd { .. } | C::NoBus { .. } => Code::Internal,
     }
 }
 

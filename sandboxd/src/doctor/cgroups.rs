@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Check;
+use crate::cgroup;
 use crate::config::{CgroupDriver, Config};
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -72,7 +73,15 @@ fn driver(configured: CgroupDriver) -> Check {
             "cgroup.driver = \"cgroupfs\" while systemd runs the cgroups: two writers of one tree",
             "set cgroup.driver to \"auto\"",
         ),
-        (_, true) => Check::ok(NAME, "systemd"),
+        (_, true) => match cgroup::systemd_version() {
+            Ok(version) => Check::ok(NAME, format!("systemd {version}")),
+            Err(error) => Check::fail(
+                NAME,
+                error.to_string(),
+                "install the packages systemd and dbus and start dbus.socket, or set cgroup.driver to \"cgroupfs\", \
+                 here and in kubelet's configuration",
+            ),
+        },
         (_, false) => Check::ok(NAME, "cgroupfs"),
     }
 }
