@@ -45,6 +45,8 @@ use crate::step::{Step, StepError};
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Of what the runtime logged, its end.
 const LOG_BYTES: usize = 8 * 1024;
+/// Orphans that are waited for before anything else is served.
+const AT_ONCE: usize = 256;
 const LOG: &str = "log.json";
 const PID: &str = "pid";
 /// The root file system, under the stage.
@@ -405,9 +407,10 @@ fn errno_of(error: &io::Error) -> Errno {
     Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-/// Waits for orphans of the runtime's that nobody asks for.
-pub fn reap_strangers(asked_for: impl Fn(i32) -> bool) {
-    loop {
+/// Waits for orphans of the runtime's that nobody asks for; true: there may be more. They may come as fast as they
+/// are waited for, from a container that shares the node's pid namespace.
+pub fn reap_strangers(asked_for: impl Fn(i32) -> bool) -> bool {
+    for _ in 0..AT_ONCE {
         // SAFETY: all zeroes is a siginfo_t.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
@@ -416,9 +419,10 @@ pub fn reap_strangers(asked_for: impl Fn(i32) -> bool) {
         // SAFETY: waitid fills the fields of SIGCHLD, or leaves the zeroes.
         let pid = unsafe { info.si_pid() };
         if !found || pid == 0 || asked_for(pid) {
-            return;
+            return false;
         }
         // SAFETY: takes no pointers but the null one.
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
     }
+    true
 }

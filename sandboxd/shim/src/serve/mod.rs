@@ -105,7 +105,9 @@ impl Shim {
                 // Before they are looked at: who ends after that is told of again.
                 let _ = rustix::io::read(ended, &mut [0u8; 8]);
                 let containers = &made.containers;
-                oci::reap_strangers(|pid| containers.has(pid));
+                if oci::reap_strangers(|pid| containers.has(pid)) {
+                    let _ = rustix::io::write(ended, &1u64.to_ne_bytes());
+                }
             }
         }
         for event in events {
