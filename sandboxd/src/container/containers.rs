@@ -254,7 +254,7 @@ impl Containers {
     }
 
     /// Why a container that was just made has no pod any more.
-    fn pod_ended(&self, id: &PodId) -> Option<ContainerError> {
+    pub(super) fn pod_ended(&self, id: &PodId) -> Option<ContainerError> {
         let pod = self.base.pods.find(id.as_str()).ok().flatten();
         let state = pod.map_or(PodState::NotReady, |pod| pod.state);
         (state != PodState::Ready).then(|| ContainerError::PodNotReady { pod: id.clone(), state })

@@ -8,6 +8,8 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use sandboxd_image::{Image, LayerId};
 
@@ -20,7 +22,8 @@ use super::log_file;
 use super::model::{Container, ContainerId, ContainerState, Ids, ImageNames};
 use super::prepare::{self, Input, PrepareError, Prepared};
 use super::record::{Phase, Record};
-use super::spec::{ContainerSpec, ImageRef, MountSource, PidMode};
+use super::relabel::RelabelError;
+use super::spec::{ContainerSpec, MountSource, PidMode};
 use super::store::Reservation;
 use crate::cgroup::{Devices, MadeContainer};
 use crate::pod::model::{Pod, PodState};
@@ -29,12 +32,15 @@ use crate::pod::spec::IdMappings;
 use crate::runtime::Infra;
 use crate::runtime::task::{Task, TaskPlan};
 
+/// How often a preparation that takes long is asked after.
+const STILL_WANTED: Duration = Duration::from_millis(200);
+
 /// Makes a container. `cancelled` is asked before the runtime is: a caller who has gone has it undone.
 pub(super) async fn make(
     room: &Arc<Containers>,
     pod: Arc<Pod>,
     mut spec: ContainerSpec,
-    cancelled: impl Fn() -> bool + Send,
+    cancelled: impl Fn() -> bool + Send + Sync,
 ) -> Result<Live, ContainerError> {
     let not_ready = || ContainerError::PodNotReady { pod: pod.id.clone(), state: pod.state };
     if pod.state != PodState::Ready {
@@ -110,13 +116,21 @@ pub(super) async fn make(
     }
 }
 
-/// On a thread of its own: relabelling a large volume takes minutes, and everybody shares the few that may wait.
-async fn prepare_apart(input: Input) -> Result<Prepared, ContainerError> {
-    let (reply, prepared) = tokio::sync::oneshot::channel();
+/// On a thread of its own: relabelling a large volume takes minutes, and everybody shares the few that may wait. It
+/// ends soon after nobody wants the container any more, or the volume could not be unmounted.
+async fn prepare_apart(input: Input, unwanted: impl Fn() -> bool) -> Result<Prepared, ContainerError> {
+    let (reply, mut prepared) = tokio::sync::oneshot::channel();
+    let cancelled = Arc::clone(&input.cancelled);
     let thread = std::thread::Builder::new().name("relabel".into());
     let started = thread.spawn(move || drop(reply.send(prepare::prepare(&input))));
     started.map_err(|source| PrepareError::Io { action: "starting a thread".into(), source })?;
-    Ok(prepared.await.map_err(|_| ContainerError::ShuttingDown)??)
+    loop {
+        match tokio::time::timeout(STILL_WANTED, &mut prepared).await {
+            Ok(prepared) => return Ok(prepared.map_err(|_| ContainerError::ShuttingDown)??),
+            Err(_) if unwanted() => cancelled.store(true, Ordering::Relaxed),
+            Err(_) => {}
+        }
+    }
 }
 
 /// A running container of the pod, by id or unique prefix.
@@ -144,11 +158,11 @@ impl Making {
         infra: &dyn Infra,
         image: Arc<Image>,
         layers: &[LayerId],
-        cancelled: impl Fn() -> bool + Send,
+        cancelled: impl Fn() -> bool + Send + Sync,
     ) -> Result<Made, (Self, ContainerError)> {
         let made = async {
             let hold = self.room.base.images.hold(layers)?;
-            let prepared = self.prepare(image).await?;
+            let prepared = self.prepare(image, &cancelled).await?;
             for warning in &prepared.warnings {
                 tracing::warn!(container = %self.record.container.id, "not all that was asked for: {warning}");
             }
@@ -176,10 +190,14 @@ impl Making {
         }
     }
 
-    async fn prepare(&self, image: Arc<Image>) -> Result<Prepared, ContainerError> {
+    async fn prepare(
+        &self,
+        image: Arc<Image>,
+        cancelled: impl Fn() -> bool + Send + Sync,
+    ) -> Result<Prepared, ContainerError> {
         let container = &self.record.container;
         let images = Arc::clone(&self.room.base.images);
-        let find = move |reference: &ImageRef| images.find(&reference.image).ok().flatten();
+        let find = move |id: &str| images.find(id).ok().flatten();
         let handler = self.room.base.pods.handlers().get(&self.pod.spec.handler);
         let input = Input {
             id: container.id.clone(),
@@ -191,11 +209,19 @@ impl Making {
             pod_dir: self.room.pod_dir(&self.pod.id),
             dir: self.ground.dir(),
             cgroup: container.cgroup.clone(),
+            cancelled: Arc::default(),
         };
         let relabels = container.spec.security.selinux.is_some()
             && container.spec.mounts.iter().any(|mount| mount.selinux_relabel);
         if relabels {
-            return prepare_apart(input).await;
+            let pod_ended = || self.room.pod_ended(&self.pod.id);
+            let prepared = prepare_apart(input, || cancelled() || pod_ended().is_some()).await;
+            return match prepared {
+                Err(ContainerError::Prepare(PrepareError::Relabel(RelabelError::Cancelled { .. }))) => {
+                    Err(pod_ended().unwrap_or(ContainerError::Abandoned))
+                }
+                prepared => prepared,
+            };
         }
         let prepared = tokio::task::spawn_blocking(move || prepare::prepare(&input)).await;
         Ok(prepared.map_err(|_| ContainerError::ShuttingDown)??)

@@ -22,14 +22,16 @@ impl EnvValue {
     pub fn text(&self) -> Cow<'_, str> {
         match self {
             Self::Text(text) => text.into(),
-            Self::Bytes(bytes) => bytes
-                .utf8_chunks()
-                .flat_map(|chunk| {
-                    chunk.valid().chars().chain(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER))
-                })
-                .collect(),
+            Self::Bytes(bytes) => text(bytes).into(),
         }
     }
+}
+
+/// U+FFFD for each byte that is no text.
+#[must_use]
+pub fn text(bytes: &[u8]) -> String {
+    let replaced = |invalid: &[u8]| invalid.iter().map(|_| char::REPLACEMENT_CHARACTER).collect::<String>();
+    bytes.utf8_chunks().flat_map(|chunk| [chunk.valid().to_owned(), replaced(chunk.invalid())]).collect()
 }
 
 impl From<Vec<u8>> for EnvValue {

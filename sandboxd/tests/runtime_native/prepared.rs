@@ -10,6 +10,7 @@ use sandboxd::cgroup::{CgroupSettings, Cgroups, Devices};
 use sandboxd::container::env;
 use sandboxd::container::model::ContainerId;
 use sandboxd::container::prepare::{Input, Prepared, prepare};
+use sandboxd::container::spec::MountSource;
 use sandboxd::cri::validate::{Host, container_spec};
 use sandboxd::pod::model::{FlowKind, NsKind, Pod as PodModel, PodState, Sysfs};
 use sandboxd::pod::spec::{IpcMode, PidMode};
@@ -81,8 +82,13 @@ impl Node {
 
     fn prepare(&self, config: cri::ContainerConfig) -> (ContainerId, Prepared) {
         let pod = self.model();
-        let spec = container_spec(config, &pod, &Host::probe(Default::default()))
+        let mut spec = container_spec(config, &pod, &Host::probe(Default::default()))
             .unwrap_or_else(|error| panic!("{error}"));
+        for mount in &mut spec.mounts {
+            if let MountSource::Image { image, .. } = &mut mount.source {
+                image.image_id = self.image.id.to_string();
+            }
+        }
         let id = ContainerId::random().unwrap();
         let image = Arc::clone(&self.image);
         let input = Input {
@@ -95,6 +101,7 @@ impl Node {
             pod_dir: self.planned.plan.dir.clone(),
             dir: self.upper(&id),
             cgroup: String::new(),
+            cancelled: Arc::default(),
         };
         (id, prepare(&input).unwrap_or_else(|error| panic!("{}", chain(&error))))
     }

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
@@ -19,7 +20,7 @@ use super::model::{ContainerId, Ids};
 use super::relabel::RelabelError;
 use super::rootfs::{self, RootfsError, Userns};
 use super::signal;
-use super::spec::{ContainerSpec, ImageRef};
+use super::spec::ContainerSpec;
 use super::user::{self, UserError};
 use super::volumes::{self, VolumeError};
 use crate::pod::model::{NsKind, Pod};
@@ -27,8 +28,8 @@ use crate::pod::spec::IdMappings;
 use crate::runtime::spec::{self, ContainerInput, User};
 use crate::runtime::{HandlerFeatures, RuntimeError, namespaces};
 
-/// Finds an image that a mount names, by id, tag or digest.
-pub type FindImage = dyn Fn(&ImageRef) -> Option<Arc<Image>> + Send + Sync;
+/// Finds an image by its id.
+pub type FindImage = dyn Fn(&str) -> Option<Arc<Image>> + Send + Sync;
 
 /// What a container is made of.
 pub struct Input {
@@ -36,6 +37,7 @@ pub struct Input {
     pub pod: Arc<Pod>,
     pub spec: ContainerSpec,
     pub image: Arc<Image>,
+    /// For the images of mounts.
     pub find_image: Arc<FindImage>,
     pub features: HandlerFeatures,
     /// The pod's directory under the state directory: pins, resolv.conf, hostname.
@@ -45,6 +47,8 @@ pub struct Input {
     pub dir: PathBuf,
     /// Where the container's cgroup is, under each hierarchy.
     pub cgroup: String,
+    /// Set when nobody waits for it any more.
+    pub cancelled: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Input {
@@ -127,7 +131,7 @@ pub fn prepare(input: &Input) -> Result<Prepared, PrepareError> {
     let volumes = volumes::make(root.as_fd(), &config.volumes, &taken, &input.dir, maps)?;
     let directories = cdi::DIRECTORIES.map(Path::new);
     let edits = cdi::edits(&spec.cdi_devices, &directories, &user)?;
-    sources::relabel(&spec, &mut warnings)?;
+    sources::relabel(&spec, &input.cancelled, &mut warnings)?;
     let made = spec::container(&ContainerInput {
         id: &input.id,
         pod,

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 
@@ -69,12 +70,18 @@ fn through(path: &Path, propagation: Propagation) -> Result<(), PrepareError> {
 
 /// For SELinux, before anything is mounted. A container without a label of its own has the node's, or there is no
 /// SELinux: it needs none.
-pub(super) fn relabel(spec: &ContainerSpec, warnings: &mut Vec<String>) -> Result<(), PrepareError> {
+pub(super) fn relabel(
+    spec: &ContainerSpec,
+    cancelled: &AtomicBool,
+    warnings: &mut Vec<String>,
+) -> Result<(), PrepareError> {
     let Some(process) = &spec.security.selinux else { return Ok(()) };
     let label = relabel::file_label(process);
     for mount in spec.mounts.iter().filter(|mount| mount.selinux_relabel) {
         match &mount.source {
-            MountSource::Host(path) => warnings.extend(relabel::relabel(path, &label)?.warning(path)),
+            MountSource::Host(path) => {
+                warnings.extend(relabel::relabel(path, &label, cancelled)?.warning(path));
+            }
             // Containers with other labels have the same layers; kubelet asks for it all the same.
             MountSource::Image { image, .. } => warnings.push(format!(
                 "the files of image {:?} on {} are shared and keep their labels for SELinux, which may keep the \
@@ -135,7 +142,8 @@ fn of_image(
         words: words.to_owned(),
         source,
     };
-    let image = (input.find_image)(reference);
+    // By the id that it had when its layers were held: a tag may have moved since.
+    let image = Some(&reference.image_id).filter(|id| !id.is_empty()).and_then(|id| (input.find_image)(id));
     let image = image.ok_or_else(|| failed(": the image is not on this node, pull it first", None))?;
     rootfs::image(&image.layers, sub_path, dir, userns)
         .map_err(|source| failed(" cannot be mounted", Some(Box::new(source))))

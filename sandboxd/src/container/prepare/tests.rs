@@ -32,6 +32,7 @@ fn prepare(input: &Input) -> Result<Prepared, PrepareError> {
         pod_dir: input.pod_dir.clone(),
         dir,
         cgroup: input.cgroup.clone(),
+        cancelled: Arc::clone(&input.cancelled),
     })
 }
 
@@ -71,11 +72,12 @@ fn case(user_namespace: bool) -> Case {
         pod: Arc::new(pod),
         spec: spec(),
         image,
-        find_image: Arc::new(move |asked: &ImageRef| (asked.image == "data:1").then(|| Arc::clone(&volume))),
+        find_image: Arc::new(move |id: &str| (id == "sha256:da7a").then(|| Arc::clone(&volume))),
         features: HandlerFeatures { recursive_read_only_mounts: true, user_namespaces: true },
         dir: dir.path().join("c"),
         pod_dir,
         cgroup: "/pod/c".into(),
+        cancelled: Arc::default(),
     };
     Case { dir, input, held }
 }
@@ -111,7 +113,11 @@ fn all_of_a_container() {
         let mut missing = mount("/missing", Propagation::Private);
         missing.source = MountSource::Host(case.dir.path().join("not/yet"));
         let mut of_image = mount("/image", Propagation::Private);
-        let named = ImageRef { image: "data:1".into(), ..case.input.spec.image.clone() };
+        let named = ImageRef {
+            image: "data:1".into(),
+            image_id: "sha256:da7a".into(),
+            ..case.input.spec.image.clone()
+        };
         of_image.source = MountSource::Image { image: named, sub_path: "data".into() };
         case.input.spec.mounts = vec![linked, missing, of_image];
         let prepared = prepare(&case.input).unwrap();
@@ -190,7 +196,8 @@ fn refusals_name_what_and_why() {
     case.input.spec.mounts = vec![volume.clone()];
     let error = refused(&case.input);
     assert!(error.starts_with("ImageVolumeMountFailed: ") && error.contains("none:1"), "{error}");
-    let named = ImageRef { image: "data:1".into(), ..case.input.spec.image.clone() };
+    let named =
+        ImageRef { image: "data:1".into(), image_id: "sha256:da7a".into(), ..case.input.spec.image.clone() };
     volume.source = MountSource::Image { image: named, sub_path: "no/such".into() };
     case.input.spec.mounts = vec![volume];
     assert!(refused(&case.input).starts_with("ImageVolumeMountFailed: image \"data:1\" on /image"));
@@ -235,7 +242,8 @@ fn sources_are_relabelled_where_it_is_asked_for_and_the_container_has_a_label() 
     let mut second = mount("/other", Propagation::Private);
     second.source = MountSource::Host(other.clone());
     let mut of_image = mount("/image", Propagation::Private);
-    let named = ImageRef { image: "data:1".into(), ..case.input.spec.image.clone() };
+    let named =
+        ImageRef { image: "data:1".into(), image_id: "sha256:da7a".into(), ..case.input.spec.image.clone() };
     (of_image.source, of_image.selinux_relabel) =
         (MountSource::Image { image: named, sub_path: String::new() }, true);
     case.input.spec.mounts = vec![first, second, of_image];

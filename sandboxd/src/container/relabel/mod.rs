@@ -8,6 +8,7 @@ mod walk;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -66,6 +67,8 @@ pub enum RelabelError {
         path = path.display()
     )]
     Moved { path: PathBuf },
+    #[error("relabelling {path} for SELinux was cancelled", path = path.display())]
+    Cancelled { path: PathBuf },
     #[error("{action} {path} for SELinux as {label:?}", path = path.display())]
     Io {
         action: &'static str,
@@ -81,7 +84,7 @@ pub enum RelabelError {
 pub struct Relabelled {
     /// Files that had another label.
     pub changed: u64,
-    /// What is mounted beneath: not part of the volume, and left as it is.
+    /// What is mounted beneath, or is a subvolume that takes no labels: not part of the volume, and left as it is.
     pub mounts: u64,
     /// Why files have another label still.
     pub kept: Option<Kept>,
@@ -113,11 +116,11 @@ impl Relabelled {
 }
 
 /// Gives a file, or a directory and all beneath it, a label; `path` is without symbolic links. Files that have it
-/// already are not written to. Waits on disks, for minutes where there are millions of files.
+/// already are not written to. Waits on disks, for minutes where there are millions of files, unless it is cancelled.
 ///
 /// # Errors
 /// [`RelabelError`]; what was relabelled until then stays so, but for the top, which is last.
-pub fn relabel(path: &Path, label: &str) -> Result<Relabelled, RelabelError> {
+pub fn relabel(path: &Path, label: &str, cancelled: &AtomicBool) -> Result<Relabelled, RelabelError> {
     if nodes_own(path) {
         return Err(RelabelError::NodesOwn { path: path.to_owned() });
     }
@@ -131,7 +134,7 @@ pub fn relabel(path: &Path, label: &str) -> Result<Relabelled, RelabelError> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let top = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
         .map_err(|errno| failed("opening", path.to_owned(), errno))?;
-    let mut walk = Walk::new(label);
+    let mut walk = Walk::new(label, cancelled);
     for _ in 0..WALKS_MAX {
         let stopped = match walk.tree(&top) {
             Ok(()) => return Ok(walk.done),
@@ -140,11 +143,12 @@ pub fn relabel(path: &Path, label: &str) -> Result<Relabelled, RelabelError> {
         let at = || path.join(walk.place());
         match stopped {
             Stopped::Moved => {}
+            Stopped::Cancelled => return Err(RelabelError::Cancelled { path: path.to_owned() }),
             Stopped::TooDeep(max) => return Err(RelabelError::TooDeep { path: path.to_owned(), max }),
             Stopped::TooMany(max, what) => {
                 return Err(RelabelError::TooMany { path: path.to_owned(), max, what });
             }
-            // All of it is one mount, of one file system: the rest would answer the same.
+            // Of the top's own file system: the rest of it would answer the same.
             Stopped::Setting(Errno::ROFS) => return Ok(walk.kept(Kept::ReadOnly)),
             Stopped::Setting(Errno::OPNOTSUPP) => return Ok(walk.kept(Kept::Unsupported)),
             Stopped::Setting(errno) => return Err(failed("relabelling", at(), errno)),

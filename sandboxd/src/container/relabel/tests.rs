@@ -12,6 +12,11 @@ use super::*;
 use crate::container::rootfs::tests::{disk, root_only};
 
 const LABEL: &str = "system_u:object_r:container_file_t:s0:c1,c2";
+/// Uncancelled.
+fn relabel(path: &Path, label: &str) -> Result<Relabelled, RelabelError> {
+    super::relabel(path, label, &AtomicBool::new(false))
+}
+
 const OTHER: &str = "system_u:object_r:container_file_t:s0:c1,c2,c3";
 
 /// Directories where files take labels.
@@ -42,6 +47,15 @@ fn label(path: &Path) -> Option<String> {
 fn changed(path: &Path) -> (i64, i64) {
     let meta = fs::symlink_metadata(path).unwrap();
     (meta.ctime(), meta.ctime_nsec())
+}
+
+#[test]
+fn a_walk_that_nobody_waits_for_ends() {
+    let Some(dir) = place() else { return };
+    fs::write(dir.path().join("f"), "").unwrap();
+    let cancelled = super::relabel(dir.path(), LABEL, &AtomicBool::new(true));
+    assert!(matches!(cancelled, Err(RelabelError::Cancelled { .. })), "{cancelled:?}");
+    assert_eq!(label(dir.path()).as_deref(), Some(OTHER), "the top is last");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
@@ -26,6 +27,8 @@ const NAMES_MAX: usize = 64 << 20;
 /// Why a walk ended early.
 #[derive(Debug)]
 pub(super) enum Stopped {
+    /// Nobody waits for it any more.
+    Cancelled,
     /// A directory is no longer where it was.
     Moved,
     TooDeep(usize),
@@ -45,6 +48,9 @@ struct Level {
 
 pub(super) struct Walk<'a> {
     label: &'a str,
+    cancelled: &'a AtomicBool,
+    /// The top's.
+    device: u64,
     pub(super) done: Relabelled,
     files: u64,
     names: usize,
@@ -54,9 +60,9 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(label: &'a str) -> Self {
+    pub(super) fn new(label: &'a str, cancelled: &'a AtomicBool) -> Self {
         let (done, entry) = (Relabelled::default(), CString::default());
-        Self { label, done, files: 0, names: 0, levels: Vec::new(), entry }
+        Self { label, cancelled, device: 0, done, files: 0, names: 0, levels: Vec::new(), entry }
     }
 
     pub(super) fn kept(mut self, kept: Kept) -> Relabelled {
@@ -74,6 +80,7 @@ impl<'a> Walk<'a> {
     pub(super) fn tree(&mut self, top: &OwnedFd) -> Result<(), Stopped> {
         (self.names, self.done.mounts) = (0, 0);
         self.levels.clear();
+        self.device = identity(top.as_fd()).map_err(Stopped::Reading)?.0;
         let mut current = rustix::io::fcntl_dupfd_cloexec(top, 0).map_err(Stopped::Reading)?;
         self.list(current.as_fd(), CString::default())?;
         while let Some(level) = self.levels.last_mut() {
@@ -120,6 +127,9 @@ impl<'a> Walk<'a> {
                 Err(Errno::NOENT) => break,
                 other => other.map_err(Stopped::Reading)?,
             };
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(Stopped::Cancelled);
+            }
             let name = entry.file_name();
             if name == c"." || name == c".." {
                 continue;
@@ -156,7 +166,8 @@ impl<'a> Walk<'a> {
         Ok(true)
     }
 
-    /// Opens and labels one name of a directory; `None`: it is gone, or another mount.
+    /// Opens and labels one name of a directory; `None`: it is gone, or another mount, or another file system of the
+    /// same mount (a subvolume of btrfs) that takes no label.
     fn labelled(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<OwnedFd>, Stopped> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
@@ -168,8 +179,15 @@ impl<'a> Walk<'a> {
             }
             other => other.map_err(Stopped::Reading)?,
         };
-        self.set(file.as_fd())?;
-        Ok(Some(file))
+        match self.set(file.as_fd()) {
+            Err(Stopped::Setting(Errno::ROFS | Errno::OPNOTSUPP))
+                if identity(file.as_fd()).map_err(Stopped::Reading)?.0 != self.device =>
+            {
+                self.done.mounts += 1;
+                Ok(None)
+            }
+            set => set.map(|()| Some(file)),
+        }
     }
 
     /// Through /proc, for whatever it is: a link itself, a pipe or a device without opening it.

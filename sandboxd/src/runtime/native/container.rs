@@ -15,7 +15,7 @@ use sandboxd_shim::proto::MAX_FDS;
 use super::cgroups;
 use super::mounts::{self, Context};
 use super::plan::{DEVICES, LINKS, filter, process_with, text, unsupported};
-use crate::container::env::RawEnv;
+use crate::container::env::{self, RawEnv};
 use crate::container::spec::PidMode;
 use crate::runtime::RuntimeError;
 use crate::runtime::task::{self, TaskPlan};
@@ -188,7 +188,10 @@ fn command(oci: &OciProcess, raw_env: &RawEnv, seccomp: Option<Vec<u8>>) -> Resu
         return Err(unsupported("a NUL in an argument"));
     }
     let env = oci.env().iter().flatten().map(|entry| {
-        let raw = entry.split_once('=').and_then(|(name, _)| raw_env.get_key_value(name));
+        let raw = entry.split_once('=').and_then(|(name, value)| {
+            // One that a device has set since has another value.
+            raw_env.get_key_value(name).filter(|(_, raw)| env::text(raw) == value)
+        });
         CString::new(match raw {
             Some((name, value)) => [name.as_bytes(), b"=", value].concat(),
             None => entry.as_bytes().to_vec(),

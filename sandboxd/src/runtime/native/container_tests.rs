@@ -84,10 +84,19 @@ fn a_command_is_whole_or_refused() {
 #[test]
 fn values_that_are_no_text_are_passed_on_by_name() {
     let mut process = OciProcess::default();
-    process.set_env(Some(["TEXT=\u{fffd}", "KEY=\u{fffd}", "KEYS=x", "=KEY"].map(str::to_owned).into()));
-    let raw_env = RawEnv::from([("KEY".to_owned(), b"a=\xff\n".to_vec()), ("GONE".to_owned(), vec![0xff])]);
+    let env = ["TEXT=\u{fffd}", "KEY=a=\u{fffd}\n", "DEVICE=the device's", "KEYS=x", "=KEY"];
+    process.set_env(Some(env.map(str::to_owned).into()));
+    let raw_env = RawEnv::from([
+        ("KEY".to_owned(), b"a=\xff\n".to_vec()),
+        ("DEVICE".to_owned(), vec![0xff]),
+        ("GONE".to_owned(), vec![0xff]),
+    ]);
     let made = command(&process, &raw_env, None).unwrap();
-    assert_eq!(made.env, [c"TEXT=\u{fffd}", c"KEY=a=\xff\n", c"KEYS=x", c"=KEY"].map(CString::from));
+    assert_eq!(
+        made.env,
+        [c"TEXT=\u{fffd}", c"KEY=a=\xff\n", c"DEVICE=the device's", c"KEYS=x", c"=KEY"].map(CString::from)
+    );
+    process.set_env(Some(vec!["KEY=\u{fffd}\0".to_owned()]));
     let nul = RawEnv::from([("KEY".to_owned(), b"\xff\0".to_vec())]);
     assert!(command(&process, &nul, None).unwrap_err().to_string().contains("NUL"));
 }
