@@ -35,6 +35,9 @@ use crate::runtime::task::{Task, TaskPlan};
 /// How often a preparation that takes long is asked after.
 const STILL_WANTED: Duration = Duration::from_millis(200);
 
+/// A process that has ended is seen by then.
+const SEEN_TO_END: Duration = Duration::from_millis(20);
+
 /// Makes a container. `cancelled` is asked before the runtime is: a caller who has gone has it undone.
 pub(super) async fn make(
     room: &Arc<Containers>,
@@ -110,6 +113,12 @@ pub(super) async fn make(
             if let Err(left) = making.ground.clear().await {
                 let id = &making.record.container.id;
                 tracing::warn!(container = %id, error = %left, "undoing it failed: the next start tries again");
+            }
+            // Whatever a runtime says of a pod that ends meanwhile.
+            let of_runtime = matches!(error, ContainerError::Runtime { .. });
+            if of_runtime && tokio::time::timeout(SEEN_TO_END, infra.wait()).await.is_ok() {
+                let pod = making.pod.id.clone();
+                return Err(ContainerError::PodNotReady { pod, state: PodState::NotReady });
             }
             Err(error)
         }

@@ -95,8 +95,14 @@ impl Records {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(io_error("reading", &self.dir))? {
             let path = entry.map_err(io_error("reading", &self.dir))?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("json") => {}
+                // Half written by a daemon that was killed.
+                Some("new") => {
+                    let _ = fs::remove_file(&path);
+                    continue;
+                }
+                _ => continue,
             }
             let bytes = read_bounded(&path).map_err(io_error("reading", &path))?;
             match serde_json::from_slice(&bytes) {
@@ -126,4 +132,30 @@ pub(super) fn io_error<'a>(
     path: &'a Path,
 ) -> impl FnOnce(io::Error) -> ContainerError + use<'a> {
     move |source| ContainerError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_record_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let container = crate::container::fake::container();
+        let record = Record { phase: Phase::Made, container, cgroup_parent: String::new(), process: None };
+        let id = record.container.id.clone();
+        records.write(&record).unwrap();
+        // Of a daemon that was killed while it wrote, and of a disk that lost what was written.
+        for other in [format!("{id}.new"), "0123.new".into(), "0123.json".into()] {
+            fs::write(dir.path().join("containers").join(other), "{").unwrap();
+        }
+        let read = records.read().unwrap();
+        assert_eq!(read.iter().map(|record| &record.container.id).collect::<Vec<_>>(), [&id]);
+        let left: Vec<_> = fs::read_dir(dir.path().join("containers")).unwrap().flatten().collect();
+        assert_eq!(
+            left.iter().map(fs::DirEntry::file_name).collect::<Vec<_>>(),
+            [format!("{id}.json").as_str()]
+        );
+    }
 }
