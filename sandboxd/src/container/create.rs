@@ -5,12 +5,13 @@
 //!     ─▶ cgroup ─▶ log opened ─▶ made in the pod by its runtime, up to the point before exec ─▶ record "Made"
 //! ```
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use sandboxd_image::{Image, LayerId};
 
 use super::containers::Containers;
@@ -35,9 +36,6 @@ use crate::runtime::task::{Task, TaskPlan};
 /// How often a preparation that takes long is asked after.
 const STILL_WANTED: Duration = Duration::from_millis(200);
 
-/// A process that has ended is seen by then.
-const SEEN_TO_END: Duration = Duration::from_millis(20);
-
 /// Makes a container. `cancelled` is asked before the runtime is: a caller who has gone has it undone.
 pub(super) async fn make(
     room: &Arc<Containers>,
@@ -45,11 +43,10 @@ pub(super) async fn make(
     mut spec: ContainerSpec,
     cancelled: impl Fn() -> bool + Send + Sync,
 ) -> Result<Live, ContainerError> {
-    let not_ready = || ContainerError::PodNotReady { pod: pod.id.clone(), state: pod.state };
     if pod.state != PodState::Ready {
-        return Err(not_ready());
+        return Err(ContainerError::PodNotReady { pod: pod.id.clone(), state: pod.state });
     }
-    let infra = room.base.pods.infra(&pod.id).ok_or_else(not_ready)?;
+    let infra = room.base.pods.infra(&pod.id).ok_or_else(|| ended(&pod))?;
     let image = room.base.images.find(&spec.image.image)?;
     let image = image.ok_or_else(|| ContainerError::NoImage { image: spec.image.image.clone() })?;
     if let PidMode::Target(target) = &spec.security.pid {
@@ -115,10 +112,8 @@ pub(super) async fn make(
                 tracing::warn!(container = %id, error = %left, "undoing it failed: the next start tries again");
             }
             // Whatever a runtime says of a pod that ends meanwhile.
-            let of_runtime = matches!(error, ContainerError::Runtime { .. });
-            if of_runtime && tokio::time::timeout(SEEN_TO_END, infra.wait()).await.is_ok() {
-                let pod = making.pod.id.clone();
-                return Err(ContainerError::PodNotReady { pod, state: PodState::NotReady });
+            if matches!(error, ContainerError::Runtime { .. }) && has_ended(infra.pidfd()) {
+                return Err(ended(&making.pod));
             }
             Err(error)
         }
@@ -140,6 +135,16 @@ async fn prepare_apart(input: Input, unwanted: impl Fn() -> bool) -> Result<Prep
             Err(_) => {}
         }
     }
+}
+
+/// A pod that was READY a moment ago.
+fn ended(pod: &Pod) -> ContainerError {
+    ContainerError::PodNotReady { pod: pod.id.clone(), state: PodState::NotReady }
+}
+
+fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready == 1)
 }
 
 /// A running container of the pod, by id or unique prefix.
