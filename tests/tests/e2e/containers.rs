@@ -11,6 +11,7 @@ use sandboxd_api::cri::{ContainerState, ContainerStatus, ExecSyncRequest};
 use sandboxd_tests::e2e::E2e;
 use sandboxd_tests::image::BUSYBOX;
 use sandboxd_tests::node::Node;
+use sandboxd_tests::patience::patient;
 use sandboxd_tests::proc;
 use sandboxd_tests::workload::{Kube, Request, Sandbox, log};
 use tonic::Code;
@@ -269,6 +270,27 @@ fn a_caller_that_goes_away_leaves_no_command_behind() {
         call.abort();
         eventually("the command is gone", async || Ok(!runs())).await?;
         ensure!(kube.status(&id).await?.state() == ContainerState::ContainerRunning);
+        Ok(())
+    });
+}
+
+/// Before the daemon has heard of the pod's end, and after.
+#[test]
+fn a_container_in_a_pod_that_has_just_ended_is_refused_for_that() {
+    E2e::default().run(async |node| {
+        let (kube, pod) = stage(node, true).await?;
+        let infra = kube.cri.pid(&pod.id).await?;
+        kill(Pid::from_raw(infra), Signal::SIGKILL)?;
+        let begin = Instant::now();
+        while proc::read(infra).is_some() {
+            ensure!(begin.elapsed() < patient(Duration::from_secs(10)), "it does not end");
+        }
+        for name in ["at-once", "later"] {
+            let created = kube.create(&pod, request(name).sh("true")).await;
+            refused(created, Code::FailedPrecondition, &[&pod.id, "NotReady"])?;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        ensure!(kube.list(None).await?.is_empty(), "a container is left");
         Ok(())
     });
 }
