@@ -11,7 +11,7 @@
 //! ```
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
 
@@ -53,52 +53,74 @@ enum What {
 /// The order of namespaces under their owner.
 const KINDS: [&str; 7] = ["net", "ipc", "uts", "pid", "mnt", "cgroup", "time"];
 
+/// Of one with a user namespace of its own: that, two lines of namespaces, itself and a few processes.
+const ROWS_OF_A_POD: usize = 8;
+
 /// From this width on four namespaces stand on one line.
 const WIDE: u16 = 70;
 
 /// What one user namespace owns and who lives in it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Owned<'a> {
-    /// By rank of the kind and inode: the namespace and its pods.
-    namespaces: BTreeMap<(usize, u64), (&'a Namespace, Vec<Member<'a>>)>,
-    pods: Vec<Member<'a>>,
+    inode: u64,
+    /// Once for each of its pods, in the order of kinds and inodes.
+    namespaces: Vec<Named<'a>>,
+    pods: Vec<&'a Member<'a>>,
 }
 
+/// The rank of its kind, a namespace, and a pod that is in it.
+type Named<'a> = (usize, &'a Namespace, &'a Member<'a>);
+
 /// A pod, and its id for the lines that are its.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Member<'a> {
     pod: &'a Pod,
     id: Rc<str>,
+}
+
+/// All user namespaces, in the order in which they are named.
+#[derive(Debug, Default)]
+struct Owners<'a> {
+    all: Vec<Owned<'a>>,
+    by_inode: HashMap<u64, usize>,
+    /// The one asked for last: mostly that of the next question too.
+    last: usize,
+}
+
+impl<'a> Owners<'a> {
+    fn of(&mut self, inode: u64) -> &mut Owned<'a> {
+        if self.all.get(self.last).is_none_or(|last| last.inode != inode) {
+            self.last = *self.by_inode.entry(inode).or_insert(self.all.len());
+            if self.last == self.all.len() {
+                self.all.push(Owned { inode, namespaces: Vec::new(), pods: Vec::new() });
+            }
+        }
+        &mut self.all[self.last]
+    }
 }
 
 /// The lines of the tree for these pods, in their order.
 pub fn build<'a>(ids: impl Iterator<Item = &'a PodKey>, width: u16, cx: &'a Context<'_>) -> Vec<Row> {
     let wide = width >= WIDE;
     let init = cx.model.node.init_userns;
-    let mut order = Vec::new();
-    let mut owners: HashMap<u64, Owned<'_>> = HashMap::new();
-    for pod in ids.filter_map(|id| cx.model.pod(Some(id))) {
-        let home = home(pod, init);
-        let member = Member { pod, id: pod.id.as_str().into() };
-        for namespace in pod.namespaces.iter().filter(|namespace| namespace.kind != "user" && !namespace.host)
-        {
+    let pods = ids.filter_map(|id| cx.model.pod(Some(id)));
+    let members: Vec<_> = pods.map(|pod| Member { pod, id: pod.id.as_str().into() }).collect();
+    let mut owners = Owners::default();
+    for member in &members {
+        let home = home(member.pod, init);
+        for namespace in member.pod.namespaces.iter().filter(|one| one.kind != "user" && !one.host) {
             let owner = if namespace.owner_inode == 0 { home } else { namespace.owner_inode };
             let rank = KINDS.iter().position(|kind| *kind == namespace.kind).unwrap_or(KINDS.len());
-            order.push(owner);
-            let owned = owners.entry(owner).or_default();
-            let shared = owned.namespaces.entry((rank, namespace.inode)).or_insert((namespace, Vec::new()));
-            shared.1.push(member.clone());
+            owners.of(owner).namespaces.push((rank, namespace, member));
         }
-        order.push(home);
-        owners.entry(home).or_default().pods.push(member);
+        owners.of(home).pods.push(member);
     }
     // The host's own first, then as the pods come.
-    let mut rows = Vec::new();
-    let mut drawn = HashSet::new();
-    for inode in std::iter::once(init).chain(order) {
-        if let Some(owned) = owners.get(&inode).filter(|_| drawn.insert(inode)) {
-            userns(&mut rows, inode, owned, wide, cx);
-        }
+    owners.all.sort_by_key(|owned| owned.inode != init);
+    let mut rows = Vec::with_capacity(members.len() * ROWS_OF_A_POD);
+    for owned in &mut owners.all {
+        owned.namespaces.sort_by_key(|(rank, namespace, _)| (*rank, namespace.inode));
+        userns(&mut rows, owned, wide, cx);
     }
     rows
 }
@@ -115,10 +137,11 @@ fn home(pod: &Pod, init: u64) -> u64 {
     }
 }
 
-fn userns(rows: &mut Vec<Row>, inode: u64, owned: &Owned<'_>, wide: bool, cx: &Context<'_>) {
+fn userns(rows: &mut Vec<Row>, owned: &Owned<'_>, wide: bool, cx: &Context<'_>) {
+    let inode = owned.inode;
     let glyphs = cx.theme.glyphs();
     let init = cx.model.node.init_userns;
-    let first = owned.pods.first();
+    let first = owned.pods.first().copied();
     let note = match first.map(|member| member.pod.uid_map.as_slice()) {
         _ if inode == init => "init, the host's".into(),
         _ if inode == NONE => "of pods that were to have one of their own".into(),
@@ -155,7 +178,11 @@ fn userns(rows: &mut Vec<Row>, inode: u64, owned: &Owned<'_>, wide: bool, cx: &C
         }
     }
     for wrong in [true, false] {
-        for (namespace, pods) in owned.namespaces.values().filter(|one| one.0.wrong_owner == wrong) {
+        let same = |a: &Named<'_>, b: &Named<'_>| (a.0, a.1.inode) == (b.0, b.1.inode);
+        for pods in owned.namespaces.chunk_by(same) {
+            let Some((_, namespace, first)) = pods.first().filter(|one| one.1.wrong_owner == wrong) else {
+                continue;
+            };
             let note = namespace_note(namespace, pods, inode, init);
             let quiet = |row: &Row| !row.wrong && !row.label.starts_with("net ") && row.note == note;
             match rows[start..].last_mut() {
@@ -166,7 +193,7 @@ fn userns(rows: &mut Vec<Row>, inode: u64, owned: &Owned<'_>, wide: bool, cx: &C
                 }
                 _ => {
                     let label = label_of(namespace);
-                    rows.push(row(["", ""], What::Namespace, label, note, wrong, pods.first()));
+                    rows.push(row(["", ""], What::Namespace, label, note, wrong, Some(first)));
                 }
             }
         }
@@ -212,9 +239,9 @@ fn owner_name(namespace: &Namespace, init: u64) -> String {
     }
 }
 
-fn namespace_note(namespace: &Namespace, pods: &[Member<'_>], owner: u64, init: u64) -> Cow<'static, str> {
-    let names = || pods.iter().map(|one| facts::full_name(one.pod)).collect::<Vec<_>>().join(", ");
-    let first = pods.first().map(|one| one.pod);
+fn namespace_note(namespace: &Namespace, pods: &[Named<'_>], owner: u64, init: u64) -> Cow<'static, str> {
+    let names = || pods.iter().map(|one| facts::full_name(one.2.pod)).collect::<Vec<_>>().join(", ");
+    let first = pods.first().map(|one| one.2.pod);
     if namespace.wrong_owner {
         let lives = match first.map_or(NONE, |pod| home(pod, init)) {
             NONE => "was to have its own".to_owned(),
