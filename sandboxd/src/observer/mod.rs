@@ -21,8 +21,8 @@
     allow(dead_code, reason = "without the program nothing is read, and what sorts it is not called")
 )]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sandboxd_ebpf::Counters;
@@ -53,6 +53,7 @@ pub mod reason;
 mod results;
 #[cfg(feature = "observer")]
 mod sampling;
+mod shared;
 #[cfg(feature = "observer")]
 mod sieve;
 pub mod status;
@@ -74,8 +75,7 @@ pub use tally::{AllCapabilities, CapabilityCount, CapabilityCounts, PodCounts};
 use crate::container::model::ContainerId;
 use crate::pod::model::{NsInode, PodId};
 use crate::pod::now_ns;
-use history::History;
-use tally::{Kept, Tally, Told};
+use shared::{Shared, lock};
 
 /// How the observer is to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,39 +102,12 @@ impl Default for ObserverSettings {
     }
 }
 
-/// Checks a subscriber may lag behind before it misses some (and is told how many).
-const SUBSCRIBER_LAG: usize = 1024;
-
 /// A handle; clones share one observer. The program is detached when the last one goes.
 #[derive(Debug, Clone)]
 pub struct Observer {
     shared: Arc<Shared>,
     #[cfg(feature = "observer")]
     reader: Option<Arc<reader::Reader>>,
-}
-
-/// What the reader writes and the handles read.
-#[derive(Debug)]
-struct Shared {
-    state: State,
-    results: Option<ResultsThrough>,
-    /// Grows when one appears while it runs.
-    degradations: watch::Sender<Vec<Degradation>>,
-    attribution: Arc<Attribution>,
-    history: Mutex<History>,
-    subscribers: broadcast::Sender<Arc<Check>>,
-    /// Told once after each batch.
-    batches: watch::Sender<()>,
-    /// Told which pods had checks that were only counted, at most once a second.
-    sampled: watch::Sender<Arc<Vec<PodId>>>,
-    tally: Mutex<Tally>,
-    /// Kept one by one.
-    seen: AtomicU64,
-    sampled_out: AtomicU64,
-    allowed: AtomicU64,
-    denied: AtomicU64,
-    /// Without a denied check.
-    failed: AtomicU64,
 }
 
 impl Observer {
@@ -144,22 +117,7 @@ impl Observer {
     pub fn start(settings: &ObserverSettings, attribution: Arc<Attribution>) -> Self {
         let shared = move |state, results, degradations: Vec<Degradation>| {
             degradations.iter().for_each(Degradation::log);
-            Arc::new(Shared {
-                state,
-                results,
-                degradations: watch::Sender::new(degradations),
-                attribution,
-                history: Mutex::new(History::new(settings.history)),
-                subscribers: broadcast::Sender::new(SUBSCRIBER_LAG),
-                batches: watch::Sender::new(()),
-                sampled: watch::Sender::new(Arc::default()),
-                tally: Mutex::default(),
-                seen: AtomicU64::new(0),
-                sampled_out: AtomicU64::new(0),
-                allowed: AtomicU64::new(0),
-                denied: AtomicU64::new(0),
-                failed: AtomicU64::new(0),
-            })
+            Arc::new(Shared::new(settings.history, attribution, state, results, degradations))
         };
         if !settings.enabled {
             return Self::blind(shared(State::Disabled, None, Vec::new()));
@@ -416,72 +374,6 @@ impl Observer {
     }
 }
 
-impl Shared {
-    /// Taken from the ring.
-    fn read(&self) -> u64 {
-        self.seen.load(Ordering::Acquire) + self.sampled_out.load(Ordering::Acquire)
-    }
-
-    /// Keeps a check and tells the subscribers.
-    fn record(&self, kept: Kept, make: impl FnOnce(u64) -> Option<Check>) -> Option<Arc<Check>> {
-        let check = lock(&self.history).push(make)?;
-        self.count(&Told::of(&check), 1, check.time_ns, kept);
-        // An error means that nobody listens.
-        let _ = self.subscribers.send(check.clone());
-        Some(check)
-    }
-
-    /// Records that a mount which passed all of its checks was refused as too revealing.
-    fn refuse(&self, passed: &Check, is_pods: bool) -> Option<Arc<Check>> {
-        let reason = too_revealing(passed)?.for_pod(is_pods);
-        let refused = Check { verdict: Verdict::Refused, reason: Some(reason), ..passed.clone() };
-        self.record(Kept::Concluded, move |seq| Some(Check { seq, ..refused }))
-    }
-
-    fn count(&self, told: &Told, n: u64, last_ns: i64, kept: Kept) {
-        lock(&self.tally).add(told, n, last_ns, kept);
-        let of_verdict = match told.verdict {
-            Verdict::Allowed => &self.allowed,
-            Verdict::Denied => &self.denied,
-            // The one that passed was counted.
-            Verdict::Refused | Verdict::Failed if kept == Kept::Concluded => return,
-            Verdict::Refused | Verdict::Failed => &self.failed,
-        };
-        of_verdict.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// The check with its pod, where that has become known since: a pod's first checks are made before the
-    /// daemon has heard of its namespaces.
-    fn attributed(&self, check: Arc<Check>) -> Arc<Check> {
-        if check.pod.is_some() {
-            return check;
-        }
-        let Some(pod) = self.attribution.of_check(&check) else { return check };
-        let mut known = Check::clone(&check);
-        known.pod = Some(pod);
-        known.reason = known.reason.map(|reason| reason.for_pod(true));
-        Arc::new(known)
-    }
-
-    #[cfg(feature = "observer")]
-    fn degrade(&self, step: Degradation) {
-        step.log();
-        self.degradations.send_modify(|all| all.push(step));
-    }
-}
-
-/// What is in the way of a new mount of sysfs or proc, while the process or its parent is there to be looked at.
-fn too_revealing(mount: &Check) -> Option<Reason> {
-    let fs_type: Box<str> = mount.new_fs_type()?.into();
-    let mut covering = covering_mounts(mount.pid, &fs_type);
-    if covering == Covering::Gone
-        && let Some(parent) = mount.ppid
-    {
-        covering = covering_mounts(parent, &fs_type);
-    }
-    Some(Reason::TooRevealing { fs_type, covering })
-}
-
 /// The check of a process that the caller knows to be a pod's, whatever attribution knew of it.
 fn vouched(check: &Arc<Check>) -> Arc<Check> {
     match &check.reason {
@@ -490,9 +382,4 @@ fn vouched(check: &Arc<Check>) -> Arc<Check> {
         }
         _ => check.clone(),
     }
-}
-
-/// A poisoned lock guards data that each writer leaves whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,10 +12,10 @@ use sandboxd_ebpf::{CheckRecord, Counters};
 
 use super::held::HeldBack;
 use super::loader::{Attached, CounterMap};
+use super::shared::{Shared, lock};
 use super::sieve::Sieve;
 use super::status::Degradation;
 use super::usage::Usage;
-use super::{Shared, lock};
 
 /// How long records gather after the first one woke the reader. The kernel wakes a reader for each record
 /// that finds the ring empty; one that comes a little later is woken once for many. The ring has room for

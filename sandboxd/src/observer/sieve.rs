@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use sandboxd_ebpf::{CheckRecord, Syscall, valid};
 
+use super::Verdict as Ended;
 use super::attribution::{Caller, Known};
 use super::check::Check;
 use super::failure;
@@ -15,8 +16,8 @@ use super::opened::OpenedTypes;
 use super::reason::Reason;
 use super::results::{self, Held};
 use super::sampling::{self, Sampler};
+use super::shared::{Shared, lock, too_revealing};
 use super::tally::{Kept, Told};
-use super::{Shared, Verdict as Ended, lock, too_revealing};
 use crate::pod::model::{NsInode, PodId};
 
 /// Records in one go: for so long the pods that are known stay as they are.
