@@ -5,13 +5,12 @@
 //!     ─▶ cgroup ─▶ log opened ─▶ made in the pod by its runtime, up to the point before exec ─▶ record "Made"
 //! ```
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use sandboxd_image::{Image, LayerId};
 
 use super::containers::Containers;
@@ -30,8 +29,8 @@ use crate::cgroup::{Devices, MadeContainer};
 use crate::pod::model::{Pod, PodState};
 use crate::pod::now_ns;
 use crate::pod::spec::IdMappings;
-use crate::runtime::Infra;
 use crate::runtime::task::{Task, TaskPlan};
+use crate::runtime::{Infra, has_ended};
 
 /// How often a preparation that takes long is asked after.
 const STILL_WANTED: Duration = Duration::from_millis(200);
@@ -140,11 +139,6 @@ async fn prepare_apart(input: Input, unwanted: impl Fn() -> bool) -> Result<Prep
 /// A pod that was READY a moment ago.
 fn ended(pod: &Pod) -> ContainerError {
     ContainerError::PodNotReady { pod: pod.id.clone(), state: PodState::NotReady }
-}
-
-fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
-    let mut polled = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-    rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready == 1)
 }
 
 /// A running container of the pod, by id or unique prefix.

@@ -2,12 +2,10 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rustix::event::{PollFd, PollFlags, poll};
 use sandboxd_image::LayerId;
 use tokio::sync::broadcast;
 
@@ -19,7 +17,7 @@ use super::model::{ContainerId, ContainerState, Ended};
 use super::record::{Phase, Record};
 use super::store::ContainerChange;
 use crate::pod::now_ns;
-use crate::runtime::Exit;
+use crate::runtime::{Exit, has_ended};
 
 /// For a driver to note an end that came before it.
 const TOLD: Duration = Duration::from_secs(5);
@@ -122,12 +120,6 @@ impl Containers {
             }
         }
     }
-}
-
-/// Whether the process behind a pidfd has ended.
-fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-    poll(&mut fds, Some(&Default::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Waits until a container is published as ended.

@@ -17,6 +17,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 use crate::container::model::ContainerId;
 use crate::pod::model::{NsKind, PodId, Sysfs};
 use crate::pod::spec::PodSpec;
@@ -118,6 +120,12 @@ pub trait Infra: Send + Sync + std::fmt::Debug {
     async fn create_container(&self, plan: task::TaskPlan) -> Result<Arc<dyn task::Task>, RuntimeError>;
     /// Finds a container of the pod again after a restart of the daemon; `None`: the pod does not know it.
     async fn adopt_container(&self, id: &ContainerId) -> Result<Option<task::Adopted>, RuntimeError>;
+}
+
+/// Whether the process behind a pidfd has ended.
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&Default::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Why the runtime could not do what was asked.
